@@ -1,0 +1,38 @@
+"""Gauge freedom in torch models: find it, take it out with quotient geometry, report what does not depend on it."""
+
+from manifoldid.errors import (
+    DegeneratePointError,
+    DetachedWarning,
+    NotConvergedError,
+    NotEstimableError,
+    NotIdentifiableError,
+    NotInvariantError,
+    NotInvariantWarning,
+    UnboundedEstimateError,
+    UncalibratedWarning,
+)
+from manifoldid.groups import Affine, GaugeGroup, PositiveScaling, Product, Scaling, Shift, Translation
+from manifoldid.sections import Reference, Section
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Affine",
+    "DegeneratePointError",
+    "DetachedWarning",
+    "GaugeGroup",
+    "NotConvergedError",
+    "NotEstimableError",
+    "NotIdentifiableError",
+    "NotInvariantError",
+    "NotInvariantWarning",
+    "PositiveScaling",
+    "Product",
+    "Reference",
+    "Scaling",
+    "Section",
+    "Shift",
+    "Translation",
+    "UnboundedEstimateError",
+    "UncalibratedWarning",
+]

@@ -1,0 +1,211 @@
+"""What groups on a vector of items share: ragged blocks, and weighted means over items.
+
+`Measure.mean` is the only reduction over items in the closed forms of these groups.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from manifoldid.groups.base import GaugeGroup
+from manifoldid.points import Point, Weights, concrete, first, item_weights
+
+
+class Partition:
+    """A ragged partition of items into blocks, from integer labels (n,) in any order and with gaps."""
+
+    def __init__(self, labels: Tensor):
+        """Makes the partition.
+
+        Args:
+            labels: Integer labels (n,), one per item. When values cannot be looked at (compile, export) there are as
+                many blocks as items, most of them empty, so that shapes do not depend on values.
+        """
+        if concrete(labels):
+            self.labels, self.index = torch.unique(labels, return_inverse=True)
+            self.count = self.labels.numel()
+        else:
+            ordered, order = torch.sort(labels, stable=True)
+            step = torch.cat([torch.zeros_like(ordered[:1]), (ordered[1:] != ordered[:-1]).long()])
+            self.labels, self.count = ordered, labels.shape[0]
+            self.index = torch.zeros_like(order).scatter(0, order, step.cumsum(0))
+
+
+def block_labels(labels: object, name: str = "blocks") -> Tensor | None:
+    """`labels` as a long tensor (n,).
+
+    Raises:
+        TypeError: They are not integers.
+        ValueError: They are not one-dimensional.
+    """
+    if labels is None:
+        return None
+    tensor = torch.as_tensor(labels)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"`{name}` must be integer labels, one per item, got dtype {tensor.dtype}")
+    if tensor.ndim != 1:
+        raise ValueError(f"`{name}` must have shape (n,), one label per item, got {tuple(tensor.shape)}")
+    return tensor.detach().long().clone()
+
+
+class Measure:
+    """Weighted means over the items of a point, per block.
+
+    Sums over blocks of float32 numbers are accumulated in float64 where the device has it: a sequential float32 sum over
+    1e6 items has no correct digit of the variance.
+    """
+
+    def __init__(self, x: Tensor, weights: Tensor | None, partition: Partition | None):
+        """Makes the measure on the last dimension of `x`.
+
+        Args:
+            x: Point (*batch, n), for dtype, device and n.
+            weights: Item weights (n,), or None.
+            partition: The blocks, or None.
+
+        Raises:
+            ValueError: The blocks do not fit the items, or a block has no positive weight.
+        """
+        items = x.shape[-1]
+        self.weights = None if weights is None else item_weights(weights, x.shape[-1:], x)
+        self.count = 1
+        self.index = None
+        if partition is None:
+            self.total = None if self.weights is None else self.weights.sum(-1, keepdim=True)
+            return
+        self.index = partition.index.to(x.device)
+        self.count = partition.count
+        if self.index.shape[0] != items:
+            raise ValueError(f"`blocks` must have one label per item, {items}, got {self.index.shape[0]}")
+        ones = x.new_ones(items) if self.weights is None else self.weights
+        self.total = self._sum(ones)
+        if concrete(self.total) and not bool((self.total > 0).all()):
+            empty = partition.labels[(self.total <= 0).nonzero()[:, 0].cpu()].tolist()
+            raise ValueError(f"`weights` are all zero in block {empty[0]}: at least one item must define its origin")
+        self.total = self.total.clamp_min(torch.finfo(x.dtype).tiny)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        if self.index is None:
+            return x.sum(-1, keepdim=True)
+        wide = x.double() if x.dtype == torch.float32 and x.device.type != "mps" else x
+        return wide.new_zeros(*x.shape[:-1], self.count).index_add(-1, self.index, wide).to(x.dtype)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Weighted mean of `x` (*batch, n) per block; shape (*batch, 1 or number of blocks)."""
+        if self.total is None:
+            return x.mean(-1, keepdim=True)
+        return self._sum(x if self.weights is None else x * self.weights) / self.total
+
+    def mean_over_all(self, x: Tensor) -> Tensor:
+        """Weighted mean of `x` (*batch, n) over all blocks; shape (*batch, 1)."""
+        if self.weights is None:
+            return x.mean(-1, keepdim=True)
+        return (x * self.weights).sum(-1, keepdim=True) / self.weights.sum()
+
+    def largest(self, x: Tensor) -> Tensor:
+        """Largest modulus of the weighted items of `x` per block, without derivative; shape (*batch, 1 or blocks)."""
+        size = x.detach().abs()
+        if self.weights is not None:
+            size = torch.where(self.weights > 0, size, torch.zeros_like(size))
+        if self.index is None:
+            return size.amax(-1, keepdim=True)
+        start = size.new_zeros(*size.shape[:-1], self.count)
+        return start.scatter_reduce(-1, self.index.expand_as(size), size, "amax", include_self=True)
+
+    def spread(self, value: Tensor) -> Tensor:
+        """`value` (*batch, 1 or blocks) at every item; shape broadcastable to (*batch, n)."""
+        return value if self.index is None else value[..., self.index]
+
+    def centre(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`x` minus its mean per block, and the mean.
+
+        Two passes: after the first the numbers are small, and the second removes the rounding of the first.
+        """
+        mean = self.mean(x)
+        centred = x - self.spread(mean)
+        rest = self.mean(centred)
+        return centred - self.spread(rest), mean + rest
+
+    def size(self, x: Tensor, together: bool = False) -> Tensor:
+        """Root mean square of `x` per block, or over all blocks `together`; safe against overflow, 0 with derivative 0 at 0."""
+        largest = self.largest(x)
+        if together:
+            largest = largest.amax(-1, keepdim=True)
+        scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+        relative = (x / (scale if together else self.spread(scale))).square()
+        square = self.mean_over_all(relative) if together else self.mean(relative)
+        safe = torch.where(square > 0, square, torch.ones_like(square))
+        return torch.where(square > 0, scale * safe.sqrt(), torch.zeros_like(safe))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ItemGroup(GaugeGroup):
+    """Groups on a tensor of items (*batch, n), with one group element per block of a ragged partition.
+
+    Attributes:
+        blocks: Integer labels (n,) of the ragged partition of the items; None is one block.
+    """
+
+    blocks: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", block_labels(self.blocks))
+        partition = None if self.blocks is None else Partition(self.blocks)
+        object.__setattr__(self, "_partition", partition)
+
+    @property
+    def block_labels(self) -> list[int] | None:
+        """The labels of the blocks, sorted, as the coordinates xi are ordered; None without blocks."""
+        return None if self._partition is None else self._partition.labels.tolist()
+
+    @property
+    def block_count(self) -> int:
+        """How many blocks there are."""
+        return 1 if self._partition is None else self._partition.count
+
+    def with_blocks(self, labels: Any) -> Self:
+        """The same group with another partition of the items."""
+        return replace(self, blocks=labels)
+
+    def measure(self, x: Point, weights: Weights = None) -> Measure:
+        """The weighted means over the items of `x`.
+
+        Raises:
+            ValueError: Weights or blocks do not fit.
+        """
+        if isinstance(weights, dict):
+            raise ValueError(f"`weights` of a tensor point must be a tensor (n,), got a dict with {sorted(weights)}")
+        return Measure(first(x), weights, self._partition)
+
+    def at_items(self, value: Tensor) -> Tensor:
+        """`value` (*batch, blocks), one number per block, at every item (*batch, n or 1)."""
+        return value if self._partition is None else value[..., self._partition.index.to(value.device)]
+
+    def validate(self, x: Any, name: str = "point") -> Point:
+        """See `GaugeGroup.validate`; also that the blocks fit the items.
+
+        Raises:
+            ValueError: The number of labels is not the number of items.
+        """
+        x = super().validate(x, name)
+        if not isinstance(x, Tensor):
+            raise ValueError(
+                f"`{name}` of {type(self).__name__} must be a tensor, got a dict with the blocks {sorted(x.keys())}; "
+                f"say which block it acts on: mid.Product({next(iter(x.keys()))}={self!r})"
+            )
+        if self.blocks is not None and x.shape[-1] != self.blocks.shape[0]:
+            raise ValueError(
+                f"`blocks` has {self.blocks.shape[0]} labels and `{name}` has {x.shape[-1]} items (shape {tuple(x.shape)})"
+            )
+        return x
+
+    def regular_columns(self) -> list[tuple[GaugeGroup, str]]:
+        """See `GaugeGroup.regular_columns`: one column per block."""
+        return [(self, "" if label is None else f"block {label}") for label in self.block_labels or [None]]
+
+    def named(self, generator: str) -> list[str]:
+        """Names of one generator per block."""
+        labels = self.block_labels
+        return [generator] if labels is None else [f"{generator} of block {label}" for label in labels]

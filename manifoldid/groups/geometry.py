@@ -1,0 +1,135 @@
+"""The invariant metric of a gauge group on the total space, and the operations of the quotient that follow from it.
+
+`Geometry` derives everything from the action: the metric is Euclidean (weighted by items) at the canonical representative
+and carried along the orbit by the group, so that it is invariant. Groups with closed forms subclass it in their own file.
+All methods are equivariant, take points (*batch, *event) or dicts of them in float32 or wider, and check nothing;
+`quotient/horizontal.py` is the checked front.
+"""
+
+import torch
+from torch import Tensor
+
+from manifoldid._linalg import pushforward
+from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.groups.orbit import flatten_basis, moved
+from manifoldid.points import Point, Weights, flat_weights, flatten, map_blocks, unflatten
+
+
+class Geometry:
+    """Invariant metric, horizontal space, and motions of the quotient M/G.
+
+    Attributes:
+        group: The gauge group.
+        weights: Item weights, all positive; None for equal ones.
+    """
+
+    def __init__(self, group: GaugeGroup, weights: Weights = None):
+        self.group = group
+        self.weights = weights
+
+    # ------------------------------------------------------------------------------------------------ at one point
+
+    def inner(self, x: Point, u: Point, v: Point) -> Tensor:
+        """The metric <u, v>_x; shape (*batch)."""
+        form, ndim = self._form(x), self.group.batch_ndim(x)
+        product = flatten(self._pull(form, x, u), ndim) * flatten(self._pull(form, x, v), ndim)
+        w = flat_weights(self.weights, x, ndim)
+        return (product if w is None else product * w).sum(-1)
+
+    def horizontal(self, x: Point, u: Point) -> Point:
+        """The horizontal component of `u` at `x`."""
+        form = self._form(x)
+        return self._push(form, self._horizontal_at(form.point, self._pull(form, x, u)))
+
+    def vertical(self, x: Point, u: Point) -> Point:
+        """The component of `u` along the orbit of `x`."""
+        return map_blocks(torch.sub, u, self.horizontal(x, u))
+
+    def gradient(self, x: Point, derivative: Point) -> Point:
+        """The Riemannian gradient, horizontal, of a function with the Euclidean `derivative` (autograd's) at `x`."""
+        form, ndim = self._form(x), self.group.batch_ndim(x)
+        _, pull_back = torch.func.vjp(lambda y: moved(self.group, form.xi, y), form.point)
+        covector = flatten(pull_back(derivative)[0], ndim)
+        w = flat_weights(self.weights, x, ndim)
+        gradient = unflatten(covector if w is None else covector / w, x, ndim)
+        return self._push(form, self._horizontal_at(form.point, gradient))
+
+    def components(self, x: Point, u: Point) -> Point:
+        """`u` in an orthonormal frame that moves with the group: a point whose squares sum to <u, u>_x, the same at g.x."""
+        form, ndim = self._form(x), self.group.batch_ndim(x)
+        pulled = flatten(self._pull(form, x, u), ndim)
+        w = flat_weights(self.weights, x, ndim)
+        return unflatten(pulled if w is None else pulled * w.sqrt(), x, ndim)
+
+    # ------------------------------------------------------------------------------------------------ motions
+
+    def retract(self, x: Point, u: Point) -> Point:
+        """A point on the curve through `x` with velocity `u`, horizontal; second order is promised by closed forms only."""
+        form = self._form(x)
+        return moved(self.group, form.xi, map_blocks(torch.add, form.point, self._pull(form, x, u)))
+
+    def exp(self, x: Point, u: Point) -> Point:
+        """The geodesic of the quotient from `x` with horizontal velocity `u`, at time 1.
+
+        Raises:
+            NotImplementedError: The group has no closed form.
+        """
+        raise self._absent("exp", "use retract")
+
+    def log(self, x: Point, y: Point) -> Point:
+        """The horizontal velocity at `x` of the shortest geodesic to the orbit of `y`.
+
+        Raises:
+            NotImplementedError: The group has no closed form.
+        """
+        raise self._absent("log", "use align and the difference")
+
+    def dist(self, x: Point, y: Point) -> Tensor:
+        """The length of the shortest path between the orbits of `x` and `y`; shape (*batch).
+
+        Raises:
+            NotImplementedError: The group has no closed form.
+        """
+        raise self._absent("dist", "use align and the norm of the difference")
+
+    def align(self, x: Point, to: Point) -> Point:
+        """The representative of the orbit of `x` closest to `to`, measured at the canonical representative of `to`."""
+        form = self._form(to)
+        return moved(self.group, form.xi, self.group.closest(x, form.point, self.weights).point)
+
+    def transport(self, x: Point, y: Point, v: Point) -> Point:
+        """`v` at `x`, carried to `y`: by the frame of the group and horizontal projection. Linear and equivariant."""
+        start, end = self._form(x), self._form(y)
+        return self._push(end, self._horizontal_at(end.point, self._pull(start, x, v)))
+
+    # ------------------------------------------------------------------------------------------------ private
+
+    def _form(self, x: Point) -> Canonical:
+        return self.group.canonical(x, self.weights)
+
+    def _pull(self, form: Canonical, x: Point, u: Point) -> Point:
+        """`u` at `x`, carried to the canonical representative."""
+        return pushforward(lambda y: self.group.undo(form.xi, y), x, u)
+
+    def _push(self, form: Canonical, u: Point) -> Point:
+        """`u` at the canonical representative, carried to the point that it represents."""
+        return pushforward(lambda y: moved(self.group, form.xi, y), form.point, u)
+
+    def _horizontal_at(self, y: Point, u: Point) -> Point:
+        """`u` less its component along the orbit in the weighted Euclidean metric, for canonical `y`."""
+        ndim = self.group.batch_ndim(y)
+        rows = flatten_basis(self.group.vertical_basis(y), y, ndim)
+        w = flat_weights(self.weights, y, ndim)
+        root = None if w is None else w.sqrt()
+        vector = flatten(u, ndim)
+        scaled, right = (rows, vector) if root is None else (rows * root, vector * root)
+        if rows.shape[-2] == 0:
+            return u
+        left, values, _ = torch.linalg.svd(scaled.mT, full_matrices=False)  # a stabiliser has singular value 0
+        cut = values > max(scaled.shape[-2:]) * torch.finfo(values.dtype).eps * values[..., :1]
+        basis = left * cut[..., None, :]
+        right = right - (basis @ (basis.mT @ right[..., None]))[..., 0]
+        return unflatten(right if root is None else right / root, y, ndim)
+
+    def _absent(self, operation: str, instead: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self.group).__name__} has no closed form of `{operation}`; {instead}")

@@ -1,0 +1,70 @@
+"""Positive scaling: x -> a x with a > 0, on x > 0, with the metric of log x."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from manifoldid.groups._items import ItemGroup
+from manifoldid.groups.base import Canonical
+from manifoldid.groups.reference import reference_items
+from manifoldid.groups.scaling import divided, per_block
+from manifoldid.points import Point, Weights
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PositiveScaling(ItemGroup):
+    """x -> a x, a > 0, every x > 0, one a per block. Canonical: weighted geometric mean 1. Coordinates: log a.
+
+    Strengths, rates and abundances of which only ratios enter. The metric is that of log x, so a step is a relative change
+    and nothing leaves the domain.
+
+    Args:
+        blocks: Integer labels (n,) of the items, one scale per label; None is one scale for all.
+    """
+
+    flat = True
+    positive = ("",)
+    defect = (
+        "has entries that are not positive: PositiveScaling lives on x > 0; "
+        "use mid.Scaling() for entries of both signs, or emit log x and use mid.Translation()"
+    )
+    reference_defect = defect
+
+    def dimension(self, x: Point) -> int:
+        return self.block_count
+
+    def act(self, xi: Tensor, x: Tensor) -> Tensor:
+        return x * self.at_items(xi.exp())
+
+    def undo(self, xi: Tensor, x: Tensor) -> Tensor:
+        return x * self.at_items((-xi).exp())
+
+    def vertical_basis(self, x: Tensor) -> Tensor:
+        return per_block(self, x)
+
+    def canonical(self, x: Tensor, weights: Weights = None) -> Canonical:
+        return self._centred(x, torch.zeros_like(x), weights)
+
+    def _centred(self, x: Tensor, origin: Tensor, weights: Weights) -> Canonical:
+        """The representative whose logarithm has the mean of `origin`."""
+        measure = self.measure(x, weights)
+        positive = x > 0
+        logarithm = torch.where(positive, x, torch.ones_like(x)).log()
+        _, shift = measure.centre(logarithm - origin)
+        regular = measure.largest((~positive).to(x.dtype)) == 0
+        if measure.weights is not None:  # an item of weight 0 must be positive too
+            regular = regular & positive.all(-1, keepdim=True)
+        form = divided(x, shift.exp(), regular, measure.spread)
+        return Canonical(form.point, torch.where(regular, shift, torch.zeros_like(shift)), regular)
+
+    def closest(self, x: Tensor, to: Tensor, weights: Weights = None) -> Canonical:
+        """The representative closest to `to` in the metric of log x; `to` > 0."""
+        return self._centred(x, to.log(), weights)
+
+    def reference_frame(self, x: Tensor, index: object) -> Canonical:
+        size = x[..., reference_items(self, index, x.shape[-1], each=1)[0]]
+        return divided(x, size, (size > 0) & (x > 0).all(-1, keepdim=True), self.at_items)
+
+    def generator_names(self, x: Point) -> list[str]:
+        return self.named("scaling")

@@ -1,0 +1,177 @@
+"""Products of groups that act on different blocks of a dict point."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.points import Point, Weights, as_point, blocks_of, first, is_dict
+
+
+class Product(GaugeGroup):
+    """Independent groups on the blocks of a dict point; a block that is not named is left alone.
+
+    Canonical: every factor's own. Coordinates: those of the factors one after the other, groups that name their own blocks
+    first. `Product()` is the trivial group, on any point.
+
+    Args:
+        *groups: Groups that name their own blocks (`Shift` on dicts, `LocationScale`, `GeneralLinear`, other products).
+        **by_block: A group for the tensor in each named block.
+
+    Raises:
+        TypeError: A factor is no group, or a positional group does not name its blocks.
+        ValueError: Two factors name the same block.
+    """
+
+    def __init__(self, *groups: GaugeGroup, **by_block: GaugeGroup):
+        for group in (*groups, *by_block.values()):
+            if not isinstance(group, GaugeGroup):
+                raise TypeError(f"`Product` takes groups, got {type(group).__name__}; did you forget the parentheses?")
+        factors: list[tuple[GaugeGroup, tuple[str, ...] | str]] = []
+        for group in groups:
+            if not group.block_names and not isinstance(group, Product):
+                raise TypeError(f"`Product` needs the block of {group!r} by name: mid.Product(block={group!r})")
+            factors += group.factors()
+        for name, group in by_block.items():
+            if group.block_names or isinstance(group, Product):
+                raise TypeError(f"`Product` takes {group!r}, which names its own blocks, without a name: mid.Product({group!r})")
+            factors.append((group, name))
+        names = [name for _, of in factors for name in ((of,) if isinstance(of, str) else of)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"`Product` has two groups on the block(s) {twice}: one tensor can follow one group only")
+        object.__setattr__(self, "groups", groups)
+        object.__setattr__(self, "by_block", dict(by_block))
+        object.__setattr__(self, "_factors", tuple(factors))
+        object.__setattr__(self, "block_names", tuple(names))
+        object.__setattr__(self, "flat", all(group.flat for group, _ in factors))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable: make a new one instead of setting `{name}`")
+
+    def __repr__(self) -> str:
+        parts = [repr(group) for group in self.groups] + [f"{name}={group!r}" for name, group in self.by_block.items()]
+        return f"Product({', '.join(parts)})"
+
+    def factors(self) -> list[tuple[GaugeGroup, tuple[str, ...] | str]]:
+        return list(self._factors)
+
+    # ------------------------------------------------------------------------------------------------ shapes
+
+    def dimension(self, x: Point) -> int:
+        return sum(group.dimension(_part(x, of)) for group, of in self._factors)
+
+    def batch_ndim(self, x: Point) -> int:
+        ndims = {group.batch_ndim(_part(x, of)) for group, of in self._factors}
+        if len(ndims) > 1:
+            shapes = {name: tuple(x[name].shape) for name in self.block_names}
+            raise ValueError(f"`point` has blocks with different numbers of batch dimensions under {self!r}: {shapes}")
+        return ndims.pop() if ndims else 0
+
+    def validate(self, x: Any, name: str = "point") -> Point:
+        x = as_point(x, name)
+        if self._factors and not is_dict(x):
+            raise ValueError(f"`{name}` must be a dict with the blocks {', '.join(self.block_names)} of {self!r}, got a tensor")
+        missing = [block for block in self.block_names if block not in x]
+        if missing:
+            raise ValueError(f"`{name}` lacks the blocks {missing} that {self!r} acts on; it has {sorted(x.keys())}")
+        for group, of in self._factors:
+            group.validate(_part(x, of), f"{name}[{of!r}]" if isinstance(of, str) else name)
+        return x
+
+    def regular_columns(self) -> list[tuple[GaugeGroup, str]]:
+        """See `GaugeGroup.regular_columns`: the columns of the factors, with the name of the block."""
+        columns = []
+        for group, of in self._factors:
+            for owner, label in group.regular_columns():
+                columns.append((owner, ", ".join(filter(None, [f"block {of!r}" if isinstance(of, str) else "", label]))))
+        return columns
+
+    # ------------------------------------------------------------------------------------------------ the action
+
+    def _each(self, xi: Tensor, x: Point):
+        """(group, of, its coordinates, its part of `x`) for every factor."""
+        start = 0
+        for group, of in self._factors:
+            part = _part(x, of)
+            size = group.dimension(part)
+            yield group, of, xi[..., start : start + size], part
+            start += size
+
+    def act(self, xi: Tensor, x: Point) -> Point:
+        return _with(x, {of: group.act(s, part) for group, of, s, part in self._each(xi, x)})
+
+    def undo(self, xi: Tensor, x: Point) -> Point:
+        return _with(x, {of: group.undo(s, part) for group, of, s, part in self._each(xi, x)})
+
+    def vertical_basis(self, x: Point) -> Point:
+        ndim, dim = self.batch_ndim(x), self.dimension(x)
+        basis = {n: t.new_zeros(*t.shape[:ndim], dim, *t.shape[ndim:]) for n, t in blocks_of(x).items()}
+        start = 0
+        for group, of in self._factors:
+            part = _part(x, of)
+            size = group.dimension(part)
+            for name, rows in _named(group.vertical_basis(part), of).items():
+                before, after = basis[name].narrow(ndim, 0, start), basis[name].narrow(ndim, 0, dim - start - size)
+                basis[name] = torch.cat([before, rows, after], dim=ndim)
+            start += size
+        return basis if is_dict(x) else basis[""]
+
+    # -------------------------------------------------------------------------------------------- representatives
+
+    def canonical(self, x: Point, weights: Weights = None) -> Canonical:
+        return self._joined(x, lambda group, of, part: group.canonical(part, part_of_weights(weights, of)))
+
+    def closest(self, x: Point, to: Point, weights: Weights = None) -> Canonical:
+        return self._joined(x, lambda group, of, part: group.closest(part, _part(to, of), part_of_weights(weights, of)))
+
+    def _joined(self, x: Point, form_of) -> Canonical:
+        forms = [(group, of, form_of(group, of, _part(x, of))) for group, of in self._factors]
+        if not forms:
+            t = first(x)
+            return Canonical(x, t.new_zeros(0, dtype=t.dtype.to_real() if t.is_complex() else t.dtype))
+        xi = torch.cat([form.xi for _, _, form in forms], dim=-1)
+        regular = torch.cat([_mask(group, form) for group, _, form in forms], dim=-1)
+        return Canonical(_with(x, {of: form.point for _, of, form in forms}), xi, regular)
+
+    def generator_names(self, x: Point) -> list[str]:
+        names = []
+        for group, of in self._factors:
+            own = group.generator_names(_part(x, of))
+            names += [f"{name} of {of!r}" for name in own] if isinstance(of, str) else own
+        return names
+
+
+def _mask(group: GaugeGroup, form: Canonical) -> Tensor:
+    if form.regular is not None:
+        return form.regular
+    return torch.ones(*form.xi.shape[:-1], len(group.regular_columns()), dtype=torch.bool, device=form.xi.device)
+
+
+def _part(x: Point, of: tuple[str, ...] | str) -> Point:
+    """The tensor of one block, or the dict of several."""
+    if isinstance(of, str):
+        return x[of]
+    return {name: x[name] for name in of}
+
+
+def part_of_weights(weights: Weights, of: tuple[str, ...] | str) -> Weights:
+    """The weights of one factor of a product."""
+    if weights is None or isinstance(weights, Tensor):
+        return weights
+    if isinstance(of, str):
+        return weights.get(of)
+    return {name: weights[name] for name in of if name in weights} or None
+
+
+def _named(y: Point, of: tuple[str, ...] | str) -> dict[str, Tensor]:
+    return {of: y} if isinstance(of, str) else dict(y)
+
+
+def _with(x: Point, parts: dict) -> Point:
+    """`x` with the blocks of `parts` replaced."""
+    if not parts:
+        return x
+    new = {name: t for of, y in parts.items() for name, t in _named(y, of).items()}
+    return {name: new.get(name, t) for name, t in x.items()}

@@ -1,0 +1,198 @@
+"""Shift: x -> x + sum_k xi_k d_k along given directions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.points import Point, Weights, blocks_of, concrete, event_numel, first, flat_weights, flatten, unflatten
+
+Direction = Mapping[str, Tensor | float]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Shift(GaugeGroup):
+    """x -> x + sum_k xi_k d_k. Canonical: least weighted norm. Coordinates: xi_k, one per direction.
+
+    Rasch (`{"theta": 1, "beta": 1}`), biases (`{"user": 1, "item": -1}`), the null space of a design (`directions` (k, n)),
+    sequence maps.
+
+    Args:
+        directions: A tensor (k, *point); or a dict from block names to tensors shaped like the block or numbers, which
+            stand for the whole block; or a list of such dicts, one per direction.
+
+    Batch: a tensor direction says how many trailing dimensions of its block are one point. Where all directions are numbers,
+    the block with the fewest dimensions is taken to have one of them; give `torch.tensor(1.0)` for a block that is a scalar
+    in every batch entry.
+    """
+
+    directions: Any
+    flat = True
+
+    def __post_init__(self) -> None:
+        directions = self.directions
+        if isinstance(directions, Tensor):
+            if directions.ndim < 1 or not directions.is_floating_point():
+                raise ValueError(
+                    f"`directions` must be a floating tensor (k, *point), got {directions.dtype} {tuple(directions.shape)}"
+                )
+            frozen: Any = directions.detach().clone()
+            names: tuple[str, ...] = ()
+        else:
+            frozen, names = _frozen_dicts(directions)
+        object.__setattr__(self, "directions", frozen)
+        object.__setattr__(self, "block_names", names)
+        object.__setattr__(self, "event_dim", frozen.ndim - 1 if isinstance(frozen, Tensor) else 0)
+
+    def dimension(self, x: Point) -> int:
+        return len(self.directions)
+
+    def batch_ndim(self, x: Point) -> int:
+        if isinstance(self.directions, Tensor):
+            return max(0, first(x).ndim - self.event_dim)
+        given = {x[b].ndim - d.ndim for direction in self.directions for b, d in direction.items() if isinstance(d, Tensor)}
+        if len(given) > 1:
+            raise ValueError(f"`point` has blocks whose batch dimensions do not agree with the directions of {self!r}")
+        if given:
+            return given.pop()
+        return max(0, min(x[name].ndim for name in self.block_names) - 1)
+
+    def validate(self, x: Any, name: str = "point") -> Point:
+        x = super().validate(x, name)
+        if isinstance(self.directions, Tensor):
+            if not isinstance(x, Tensor):
+                raise ValueError(f"`{name}` must be a tensor for the directions of {type(self).__name__}, got a dict")
+            if x.shape[self.batch_ndim(x) :] != self.directions.shape[1:]:
+                raise ValueError(
+                    f"`{name}` must end in the shape {tuple(self.directions.shape[1:])} of the directions, got {tuple(x.shape)}"
+                )
+            return x
+        ndim = self.batch_ndim(x)
+        for direction in self.directions:
+            for block, d in direction.items():
+                if isinstance(d, Tensor) and x[block].shape[ndim:] != d.shape:
+                    raise ValueError(
+                        f"`{name}[{block!r}]` must end in the shape {tuple(d.shape)} of its direction, got {tuple(x[block].shape)}"
+                    )
+        return x
+
+    def vertical_basis(self, x: Point) -> Point:
+        ndim = self.batch_ndim(x)
+        if isinstance(self.directions, Tensor):
+            d = self.directions.to(dtype=x.dtype, device=x.device)
+            return d.expand(*x.shape[:ndim], *d.shape)
+        basis = {}
+        for name, t in blocks_of(x).items():
+            rows = [self._direction(direction.get(name, 0.0), t, ndim) for direction in self.directions]
+            basis[name] = torch.stack(rows).expand(*t.shape[:ndim], len(rows), *t.shape[ndim:])
+        return basis
+
+    @staticmethod
+    def _direction(d: Tensor | float, t: Tensor, ndim: int) -> Tensor:
+        if isinstance(d, Tensor):
+            return d.to(dtype=t.dtype, device=t.device)
+        return torch.full(t.shape[ndim:], d, dtype=t.dtype, device=t.device)
+
+    def _matrix(self, x: Point) -> Tensor:
+        """The directions as rows (k, N) beside `flatten(x)`."""
+        ndim = self.batch_ndim(x)
+        one = {name: t[(0,) * ndim] for name, t in blocks_of(x).items()}
+        if isinstance(x, Tensor):
+            return self.directions.to(dtype=x.dtype, device=x.device).flatten(1) if self.event_dim else self.vertical_basis(one[""])[:, None]
+        return torch.stack(
+            [torch.cat([self._direction(d.get(name, 0.0), t, 0).reshape(-1) for name, t in one.items()]) for d in self.directions]
+        )
+
+    def act(self, xi: Tensor, x: Point) -> Point:
+        ndim = self.batch_ndim(x)
+        return unflatten(flatten(x, ndim) + xi @ self._matrix(x), x, ndim)
+
+    def undo(self, xi: Tensor, x: Point) -> Point:
+        return self.act(-xi, x)
+
+    def canonical(self, x: Point, weights: Weights = None) -> Canonical:
+        return self._nearest(x, flatten(x, self.batch_ndim(x)), weights)
+
+    def closest(self, x: Point, to: Point, weights: Weights = None) -> Canonical:
+        ndim = self.batch_ndim(x)
+        return self._nearest(x, flatten(x, ndim) - flatten(to, ndim), weights)
+
+    def _nearest(self, x: Point, difference: Tensor, weights: Weights) -> Canonical:
+        """Moves `x` so that `difference` gets its least weighted norm; two passes, for float32."""
+        ndim, rows = self.batch_ndim(x), self._matrix(x)
+        w = flat_weights(weights, x, ndim)
+        scaled = rows if w is None else rows * w.sqrt()
+        self._check_rank(scaled, "directions" if w is None else "weights")
+        q, r = torch.linalg.qr(scaled.mT)
+        xi = difference.new_zeros(*difference.shape[:-1], rows.shape[0])
+        for _ in range(2):
+            rest = difference - xi @ rows
+            rest = rest if w is None else rest * w.sqrt()
+            xi = xi + torch.linalg.solve_triangular(r, (rest @ q)[..., None], upper=True)[..., 0]
+        return Canonical(unflatten(flatten(x, ndim) - xi @ rows, x, ndim), xi)
+
+    def _check_rank(self, rows: Tensor, culprit: str) -> None:
+        if concrete(rows) and int(torch.linalg.matrix_rank(rows.double())) < rows.shape[0]:
+            raise ValueError(
+                f"`{culprit}` leave the {rows.shape[0]} directions of {type(self).__name__} linearly dependent at this point: "
+                "give independent directions, and positive weights where they differ"
+            )
+
+    def reference_frame(self, x: Point, index: Any) -> Canonical:
+        """`index`: one flat index per direction; for dict points a dict from block names to an index or a list of them."""
+        ndim, rows = self.batch_ndim(x), self._matrix(x)
+        columns = self._reference_columns(x, index, ndim)
+        square = rows[:, columns]
+        self._check_rank(square, "index")
+        vector = flatten(x, ndim)
+        xi = torch.linalg.solve(square.mT, vector[..., columns, None])[..., 0]
+        moved = vector - xi @ rows
+        zero = torch.zeros(moved.shape[-1], dtype=torch.bool, device=moved.device)
+        zero[columns] = True
+        return Canonical(unflatten(torch.where(zero, torch.zeros_like(moved), moved), x, ndim), xi)
+
+    def _reference_columns(self, x: Point, index: Any, ndim: int) -> list[int]:
+        by_block = index if isinstance(index, Mapping) else {"": index}
+        columns, start = [], 0
+        for name, t in blocks_of(x).items():
+            size = event_numel(t, ndim)
+            chosen = by_block.get(name, [])
+            for item in [chosen] if isinstance(chosen, int) else list(chosen):
+                if not -size <= item < size:
+                    raise ValueError(f"`index` of Reference is {item}, but block {name!r} has {size} items")
+                columns.append(start + item % size)
+            start += size
+        unknown = set(by_block) - set(blocks_of(x))
+        if unknown or len(columns) != len(self.directions):
+            raise ValueError(
+                f"`index` of Reference needs {len(self.directions)} reference item(s), one per direction of {self!r}, got {index!r}"
+            )
+        return columns
+
+    def generator_names(self, x: Point) -> list[str]:
+        if isinstance(self.directions, Tensor):
+            return [f"shift along direction {k}" for k in range(len(self.directions))]
+        return [f"shift of {', '.join(direction)}" for direction in self.directions]
+
+
+def _frozen_dicts(directions: Any) -> tuple[tuple[dict[str, Tensor | float], ...], tuple[str, ...]]:
+    entries = [directions] if isinstance(directions, Mapping) else directions
+    if not isinstance(entries, Sequence) or not entries or not all(isinstance(d, Mapping) and d for d in entries):
+        raise TypeError(
+            "`directions` must be a tensor (k, *point), a dict from block names to tensors or numbers, or a list of such "
+            f"dicts, got {type(directions).__name__}"
+        )
+    frozen = tuple({k: _frozen(v, k) for k, v in direction.items()} for direction in entries)
+    names = tuple(dict.fromkeys(name for direction in frozen for name in direction))
+    return frozen, names
+
+
+def _frozen(value: Any, name: str) -> Tensor | float:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    raise TypeError(f"`directions` of block {name!r} must be a tensor or a number, got {type(value).__name__}")

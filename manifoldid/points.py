@@ -1,0 +1,175 @@
+"""Points: a floating tensor, or a dict of tensors when one group acts on several tensors together.
+
+The leading `batch_ndim` dimensions of every block are batch, the rest is one point. This module is the only one that knows
+about the blocks of a dict: everything else maps over blocks or works on the flat vector of a point.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Point = Tensor | Mapping[str, Tensor]
+Weights = Tensor | Mapping[str, Tensor] | None
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def is_dict(x: object) -> bool:
+    """Whether `x` is a dict point (a dict, a `ParameterDict`, any mapping of names to tensors)."""
+    return isinstance(x, Mapping) or isinstance(x, torch.nn.ParameterDict)
+
+
+def as_point(x: Any, name: str = "point") -> Point:
+    """`x` itself if it is a point: a floating or complex tensor, or a mapping of names to such tensors.
+
+    Raises:
+        TypeError: `x` is neither, or a tensor holds integers.
+    """
+    if is_dict(x):
+        return {str(key): _floating(value, f"{name}[{key!r}]") for key, value in x.items()}
+    return _floating(x, name)
+
+
+def _floating(x: Any, name: str) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"`{name}` must be a tensor or a dict of tensors, got {type(x).__name__}")
+    if not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(f"`{name}` must be a floating tensor, got dtype {x.dtype}; convert it with .double() or .float()")
+    return x
+
+
+def blocks_of(x: Point) -> dict[str, Tensor]:
+    """The blocks of a point by name; a tensor point is one block called ''."""
+    return {"": x} if isinstance(x, Tensor) else {name: x[name] for name in x.keys()}
+
+
+def like_point(blocks: Mapping[str, Tensor], x: Point) -> Point:
+    """`blocks`, as a tensor where `x` is a tensor and as a dict where `x` is a dict."""
+    return blocks[""] if isinstance(x, Tensor) else dict(blocks)
+
+
+def map_blocks(function: Callable[..., Tensor], x: Point, *others: Point) -> Point:
+    """`function` applied to corresponding blocks of points of the same kind."""
+    if isinstance(x, Tensor):
+        return function(x, *others)
+    return {name: function(x[name], *(other[name] for other in others)) for name in x.keys()}
+
+
+def first(x: Point) -> Tensor:
+    """Some block of `x`, to read dtype and device from."""
+    return x if isinstance(x, Tensor) else next(iter(x.values()))
+
+
+def compute_point(x: Point) -> Point:
+    """`x` in the dtype that computations use: half precision is widened to float32."""
+    return map_blocks(lambda t: t.float() if t.dtype in HALF else t, x)
+
+
+def cast_like(x: Point, like: Point) -> Point:
+    """`x` in the dtypes of `like`."""
+    return map_blocks(lambda t, s: t.to(s.dtype), x, like)
+
+
+def detached(x: Point) -> Point:
+    """`x` cut from the autograd graph, as plain tensors (a `Parameter` or a subclass becomes a `Tensor`)."""
+    return map_blocks(lambda t: t.detach().as_subclass(Tensor), x)
+
+
+def flatten(x: Point, batch_ndim: int = 0) -> Tensor:
+    """All numbers of one point in one real vector, in the order of the blocks; shape (*batch, N).
+
+    A complex block contributes its real and imaginary parts side by side.
+    """
+    rows = [_real(t).flatten(batch_ndim) if t.ndim > batch_ndim else _real(t).reshape(*t.shape, -1) for t in blocks_of(x).values()]
+    if len(rows) == 1:
+        return rows[0]
+    batch = torch.broadcast_shapes(*(row.shape[:-1] for row in rows))
+    return torch.cat([row.expand(*batch, row.shape[-1]) for row in rows], dim=-1)
+
+
+def _real(t: Tensor) -> Tensor:
+    return torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
+
+
+def unflatten(vector: Tensor, like: Point, batch_ndim: int = 0) -> Point:
+    """The inverse of `flatten`; the batch dimensions are those of `vector` (..., N), the event shapes those of `like`."""
+    pieces, start = {}, 0
+    for name, t in blocks_of(like).items():
+        event = t.shape[batch_ndim:] + torch.Size((2,) if t.is_complex() else ())
+        size = event.numel()
+        piece = vector[..., start : start + size].reshape(vector.shape[:-1] + event)
+        pieces[name] = torch.view_as_complex(piece.contiguous()) if t.is_complex() else piece
+        start += size
+    return like_point(pieces, like)
+
+
+def event_numel(x: Point, batch_ndim: int = 0) -> int:
+    """How many real numbers one point has."""
+    return sum(t.shape[batch_ndim:].numel() * (2 if t.is_complex() else 1) for t in blocks_of(x).values())
+
+
+def flat_weights(weights: Weights, x: Point, batch_ndim: int = 0) -> Tensor | None:
+    """Item weights as a vector (N,) beside `flatten(x)`, normalised to mean 1 per block; None when all are equal.
+
+    `weights` has shape (n,) over the items of a block (its first event dimension), or is a dict of such tensors.
+
+    Raises:
+        ValueError: A shape does not fit, a weight is negative or not finite, all are zero, or a block is unknown.
+    """
+    if weights is None:
+        return None
+    blocks = blocks_of(x)
+    by_block = {"": weights} if isinstance(weights, Tensor) else dict(weights)
+    if isinstance(weights, Tensor) and not isinstance(x, Tensor):
+        if len(blocks) > 1:
+            raise ValueError(f"`weights` of a dict point must be a dict over its blocks {sorted(blocks)}, got a tensor")
+        by_block = {next(iter(blocks)): weights}
+    unknown = set(by_block) - set(blocks)
+    if unknown:
+        raise ValueError(f"`weights` names blocks that the point does not have: {sorted(unknown)}; it has {sorted(blocks)}")
+    pieces = []
+    for name, t in blocks.items():
+        event = t.shape[batch_ndim:]
+        w = by_block.get(name)
+        w = t.new_ones(event, dtype=_real_dtype(t)) if w is None else _expanded(item_weights(w, event, t), event)
+        pieces.append(w.reshape(-1).repeat_interleave(2) if t.is_complex() else w.reshape(-1))
+    return torch.cat(pieces)
+
+
+def _real_dtype(t: Tensor) -> torch.dtype:
+    return t.dtype.to_real() if t.is_complex() else t.dtype
+
+
+def _expanded(w: Tensor, event: torch.Size) -> Tensor:
+    return w.reshape(w.shape + (1,) * (len(event) - w.ndim)).expand(event)
+
+
+def item_weights(weights: Tensor, event: torch.Size, like: Tensor) -> Tensor:
+    """`weights` (n,) on the device and in the real dtype of `like`, normalised to mean 1.
+
+    Raises:
+        ValueError: The shape is not (n,), a weight is negative or not finite, or all are zero.
+    """
+    items = event[0] if event else 1
+    if tuple(weights.shape) not in ((items,), tuple(event)):
+        raise ValueError(f"`weights` must have shape ({items},), one weight per item, got {tuple(weights.shape)}")
+    w = weights.detach().to(device=like.device, dtype=_real_dtype(like))
+    if concrete(w):
+        if not bool(torch.isfinite(w).all()) or bool((w < 0).any()):
+            raise ValueError("`weights` must be finite and not negative")
+        if not bool((w > 0).any()):
+            raise ValueError("`weights` are all zero: at least one item must define the origin")
+    return w / w.mean()
+
+
+def concrete(x: Tensor) -> bool:
+    """Whether the values of `x` may be looked at: False under torch.compile, export, vmap and on fake or meta tensors."""
+    if torch.compiler.is_compiling() or x.is_meta:
+        return False
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if torch._C._functorch.is_batchedtensor(x):
+            return False
+        x = torch._C._functorch.get_unwrapped(x)
+    return not isinstance(x, torch._subclasses.FakeTensor)

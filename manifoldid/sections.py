@@ -1,0 +1,240 @@
+"""Sections: one representative per orbit, and the frame that carries a point to it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifoldid.groups import GaugeGroup
+from manifoldid.groups._items import ItemGroup
+from manifoldid.groups.base import Canonical, canonicalise, check_quotient, checked, code_of, same_dtype, same_value
+from manifoldid.points import Point, Weights, as_point, cast_like, compute_point, detached, is_dict
+
+
+class _Immutable:
+    """A value: fields set once, compared and printed by them."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable: make a new one instead of setting `{name}`")
+
+    def _set(self, **fields: object) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and same_value(vars(self), vars(other))
+
+    def __hash__(self) -> int:
+        return hash((type(self), tuple(vars(self))))
+
+    def __repr__(self) -> str:
+        return code_of(self)
+
+
+class _AnySection(_Immutable):
+    """What every section does; a subclass says which representative it takes."""
+
+    group: GaugeGroup
+
+    @property
+    def defect(self) -> str:
+        """Which text of the group says why a point has no representative."""
+        return "defect"
+
+    def canonical_form(self, x: Point, blocks: Any = None) -> Canonical:
+        """Representative, frame and verdict in the dtype of the computation (float32 for half precision), values unchecked."""
+        raise NotImplementedError
+
+    def __call__(self, x: Point, blocks: Any = None) -> Point:
+        """The representative of the orbit of `x`.
+
+        Args:
+            x: A point (*batch, *event), or a dict of blocks.
+            blocks: Labels (n,) of a ragged partition that changes from call to call (prompts); replaces `blocks` of the group.
+
+        Returns:
+            A point shaped like `x`, differentiable in `x`; `section(g.x) == section(x)`.
+
+        Raises:
+            TypeError: `x` is no point, or the group takes no blocks.
+            ValueError: Shapes do not fit, or entries are not finite.
+            DegeneratePointError: A point has no representative. Values are looked at in eager mode only: under compile,
+                export and vmap a degenerate point gives a zeroed row.
+        """
+        group, x, form = self._form(x, blocks)
+        del group
+        return same_dtype(form, x).point
+
+    def frame(self, x: Point, blocks: Any = None) -> Tensor:
+        """The moving frame xi (*batch, dim): `group.act(xi, section(x)) == x`. Arguments and errors as in a call."""
+        _, x, form = self._form(x, blocks)
+        return same_dtype(form, x).xi
+
+    def carry(self, xi: Tensor, y: Point, blocks: Any = None) -> Point:
+        """The move that takes x to section(x), `xi = section.frame(x)`, applied to another point.
+
+        Args:
+            xi: A frame (*batch, dim).
+            y: Another point, with other items if the group does not tell them apart.
+            blocks: Labels of the items of `y`, as in a call.
+
+        Returns:
+            A point shaped like `y`.
+
+        Raises:
+            TypeError: `y` is no point.
+            ValueError: Shapes do not fit.
+        """
+        group = _with_blocks(self.group, blocks)
+        y = group.validate(y, "y")
+        dimension = group.dimension(y)
+        if xi.shape[-1:] != (dimension,):
+            raise ValueError(f"`xi` must have shape (*batch, {dimension}) for {group!r}, got {tuple(xi.shape)}")
+        return cast_like(group.undo(compute_point(xi), compute_point(y)), y)
+
+    def _form(self, x: Point, blocks: Any) -> tuple[GaugeGroup, Point, Canonical]:
+        group = _with_blocks(self.group, blocks)
+        x = group.validate(x)
+        check_quotient(group, x)
+        form = self.canonical_form(compute_point(x), blocks)
+        return group, x, checked(form, group, x, defect=self.defect)
+
+
+class Section(_AnySection):
+    """The canonical representative of every orbit, or with `at` the one closest to a given point.
+
+    Args:
+        group: The gauge group.
+        weights: Item weights (n,), only ratios matter, 0 allowed (an item that does not define the origin); a dict for dict
+            points.
+        at: A point; then the section takes the representative closest to it in the weighted Euclidean norm (log norm for
+            positive points).
+
+    Raises:
+        TypeError: `group` is no group.
+    """
+
+    def __init__(self, group: GaugeGroup, weights: Weights = None, at: Point | None = None):
+        _require_group(group)
+        self._set(group=group, weights=_kept(weights), at=None if at is None else _kept(as_point(at, "at")))
+
+    @property
+    def defect(self) -> str:
+        """See the base class."""
+        return "defect" if self.at is None else "closest_defect"
+
+    def canonical_form(self, x: Point, blocks: Any = None) -> Canonical:
+        """See the base class."""
+        group = _with_blocks(self.group, blocks)
+        if self.at is None:
+            return group.canonical(x, self.weights)
+        return group.closest(x, _beside(self.at, x), self.weights)
+
+
+class Reference(_AnySection):
+    """The representative on which reference items have fixed values.
+
+    Translation: x[index] = 0. Scaling and PositiveScaling: x[index] = 1. Affine: index (i, j), x[i] = 0 and x[j] = 1.
+    With blocks: a sequence with one of these per block. Shift: one flat index per direction, for dict points a dict from
+    block names to indices.
+
+    Args:
+        group: The gauge group.
+        index: The reference items.
+
+    Raises:
+        TypeError: `group` is no group.
+    """
+
+    def __init__(self, group: GaugeGroup, index: Any):
+        _require_group(group)
+        self._set(group=group, index=index.tolist() if isinstance(index, Tensor) else index)
+
+    @property
+    def defect(self) -> str:
+        """See the base class."""
+        return "reference_defect"
+
+    def canonical_form(self, x: Point, blocks: Any = None) -> Canonical:
+        """See the base class."""
+        return _with_blocks(self.group, blocks).reference_frame(x, self.index)
+
+
+SectionLike = _AnySection | Mapping[str, _AnySection] | Callable[[Point], Point] | None
+
+
+def as_section(section: SectionLike, group: GaugeGroup, weights: Weights = None) -> Callable[[Point], Point]:
+    """What users hand in as `section=`, as a function of points.
+
+    Args:
+        section: None (canonical), a section, a dict of sections for the blocks of a dict point, or any callable.
+        group: The gauge group of the points.
+        weights: Item weights of the canonical section.
+
+    Returns:
+        A callable that takes points to points. Whether a callable of the user is constant on orbits is not checked here.
+
+    Raises:
+        TypeError: `section` is none of these.
+        ValueError: A dict names a block that no factor of the group acts on.
+    """
+    if section is None:
+        return Section(group, weights)
+    if isinstance(section, Mapping):
+        return _BlockSections(dict(section), group, weights)
+    if not callable(section):
+        raise TypeError(f"`section` must be a section, a dict of sections or a callable, got {type(section).__name__}")
+    return section
+
+
+class _BlockSections(_Immutable):
+    """Sections of single blocks of a dict point; the other factors of the group take their canonical section."""
+
+    def __init__(self, by_block: dict[str, Callable], group: GaugeGroup, weights: Weights):
+        names = {of for _, of in group.factors() if isinstance(of, str)}
+        unknown = sorted(set(by_block) - names)
+        if unknown:
+            raise ValueError(f"`section` names the blocks {unknown}, but {group!r} has a group of its own on {sorted(names)}")
+        self._set(by_block=by_block, canonical=Section(group, weights))
+
+    def __call__(self, x: Point) -> Point:
+        if not is_dict(x):
+            raise ValueError("`section` is a dict of sections, so the point must be a dict of tensors")
+        y = dict(self.canonical(x))
+        for name, section in self.by_block.items():
+            y[name] = section(x[name])
+        return y
+
+
+def _require_group(group: object) -> None:
+    if not isinstance(group, GaugeGroup):
+        hint = "; did you forget the parentheses?" if isinstance(group, type) else ""
+        raise TypeError(f"`group` must be a gauge group, such as mid.Translation(), got {group!r}{hint}")
+
+
+def _with_blocks(group: GaugeGroup, blocks: Any) -> GaugeGroup:
+    if blocks is None:
+        return group
+    if not isinstance(group, ItemGroup):
+        raise TypeError(f"`blocks` needs a group on items (Translation, Scaling, PositiveScaling, Affine), not {group!r}")
+    return group.with_blocks(blocks)
+
+
+def _kept(value: Any) -> Any:
+    """A private copy of tensors that the caller might change later."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return {key: _kept(item) for key, item in value.items()} if is_dict(value) else value
+
+
+def _beside(at: Point, x: Point) -> Point:
+    def block(a: Tensor, t: Tensor) -> Tensor:
+        return torch.broadcast_to(a.to(dtype=t.dtype, device=t.device), t.shape)
+
+    if isinstance(x, Tensor):
+        return block(at, x)
+    return {name: block(at[name], t) if name in at else detached(t) for name, t in x.items()}
+
+
+__all__ = ["Reference", "Section", "SectionLike", "as_section", "canonicalise"]
