@@ -12,6 +12,7 @@ from manifoldid.errors import (
     UncalibratedWarning,
 )
 from manifoldid.groups import Affine, GaugeGroup, PositiveScaling, Product, Scaling, Shift, Translation
+from manifoldid.invariance import check_invariance
 from manifoldid.sections import Reference, Section
 
 __version__ = "0.1.0"
@@ -35,4 +36,5 @@ __all__ = [
     "Translation",
     "UnboundedEstimateError",
     "UncalibratedWarning",
+    "check_invariance",
 ]

@@ -1,0 +1,218 @@
+"""Whether a function sees a gauge that was declared for it: finite moves along the group, and derivatives."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from manifoldid._linalg import pushforward
+from manifoldid.errors import NotInvariantError
+from manifoldid.groups.base import GaugeGroup
+from manifoldid.groups.orbit import flatten_basis, moved, zero_coordinates
+from manifoldid.points import HALF, Point, blocks_of, detached, flatten
+
+_STEP = 0.5  # a shift of half a unit, a scale of 1.65, a rotation by 29 degrees
+_MOST_GENERATORS = 64  # tried one by one; beyond it, random combinations and then the steepest coordinate
+_COMBINATIONS = 3
+
+
+class Change(NamedTuple):
+    """How much a function changed at most under a gauge, and what changed it."""
+
+    relative: float
+    """Largest change of an output, relative to the largest modulus of the outputs."""
+    generator: str
+    """Name of the generator."""
+
+
+def check_invariance(
+    fn: Callable[[Point], Any],
+    point: Point,
+    group: GaugeGroup,
+    *,
+    tolerance: float | None = None,
+    generator: torch.Generator | None = None,
+) -> float:
+    """Checks that `fn(group.act(xi, x)) == fn(x)`: by finite moves of every generator, by random combinations, and by derivatives.
+
+    Derivatives are taken at the point and at a moved one, because a function such as mean(x)^2 has none at mean 0. Up to 64
+    generators are tried one by one; larger groups by random combinations.
+
+    Args:
+        fn: A function of one point (all of its batch at once); returns a tensor, a number, or a nest of them.
+        point: Where to look.
+        group: The declared gauge.
+        tolerance: Largest relative change that is rounding; default the square root of the precision of the point.
+        generator: Source of the random combinations; default a private one seeded with 0.
+
+    Returns:
+        The largest relative change that was found, below the tolerance.
+
+    Raises:
+        NotInvariantError: The function changes; the message names the generator and the size of the change.
+        ValueError: The function is not finite at the point, or returns different values for the same point.
+        TypeError: It returns no floating numbers.
+    """
+    point = group.validate(detached(group.validate(point)))
+    tolerance = default_tolerance(point) if tolerance is None else tolerance
+    change = largest_change(fn, point, group, generator=generator)
+    if not change.relative <= tolerance:
+        raise NotInvariantError(not_invariant("`fn`", change, tolerance, group))
+    return change.relative
+
+
+def not_invariant(who: str, change: Change, tolerance: float, group: GaugeGroup) -> str:
+    """The message of a `NotInvariantError`."""
+    size = "is no longer finite" if change.relative == float("inf") else f"changes by {change.relative:.1e} relative"
+    return (
+        f"{who} is not invariant under {group!r}: it {size} under the {change.generator} (tolerance {tolerance:.0e}). Declare a "
+        "smaller gauge, or look for the term that sees it (a prior or penalty on the raw point does: put it on "
+        "mid.Section(group)(x), or declare no gauge with mid.Product()); mid.diagnose(fn, point) finds the gauge there is"
+    )
+
+
+def default_tolerance(point: Point) -> float:
+    """Relative change that rounding explains: the square root of the precision (f64 1e-8, f32 3e-4, half 3e-2)."""
+    return max(torch.finfo(t.dtype).eps for t in blocks_of(point).values()) ** 0.5
+
+
+def largest_change(
+    fn: Callable[[Point], Any],
+    point: Point,
+    group: GaugeGroup,
+    *,
+    derivatives: bool = True,
+    generator: torch.Generator | None = None,
+) -> Change:
+    """The largest relative change of `fn` over moves of the group; arguments and errors as in `check_invariance`."""
+    names = group.generator_names(point)
+    if not names:
+        return Change(0.0, "nothing")
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        base = _finite_outputs(fn(point))
+        again = _outputs(fn(point))
+    if not torch.equal(base, again):
+        raise ValueError(
+            "`fn` returns different values for the same point: make it deterministic (model.eval(), a fixed seed, no dropout)"
+        )
+    worst = Change(0.0, names[0])
+    for xi, name in _moves(group, point, names, generator):
+        with torch.no_grad():
+            change = _relative(base, _outputs(fn(moved(group, xi, point))))
+        if change > worst.relative:
+            worst = Change(change, name or _steepest(fn, point, group, xi, names))
+    if derivatives:
+        worst = max([worst, *_derivative_changes(fn, point, group, names, generator)], key=lambda c: c.relative)
+    return worst
+
+
+def _moves(group: GaugeGroup, point: Point, names: list[str], generator: torch.Generator) -> Iterator[tuple[Tensor, str]]:
+    zero = zero_coordinates(group, point)
+    if len(names) <= _MOST_GENERATORS:
+        for k, name in enumerate(names):
+            for step in (_STEP, -_STEP):
+                xi = zero.clone()
+                xi[..., k] = step
+                yield xi, name
+    for _ in range(_COMBINATIONS):
+        yield _random(zero, generator), "" if len(names) > 1 else names[0]
+
+
+def _random(zero: Tensor, generator: torch.Generator) -> Tensor:
+    draw = torch.randn(zero.shape, generator=generator, dtype=torch.float64, device=generator.device)
+    return _STEP * draw.to(dtype=zero.dtype, device=zero.device)
+
+
+def _relative(base: Tensor, other: Tensor) -> float:
+    if other.shape != base.shape or not bool(torch.isfinite(other).all()):
+        return float("inf")
+    scale = torch.maximum(base.abs().max(), other.abs().max())
+    return float((other - base).abs().max() / scale) if bool(scale > 0) else 0.0
+
+
+def _derivative_changes(
+    fn: Callable[[Point], Any], point: Point, group: GaugeGroup, names: list[str], generator: torch.Generator
+) -> Iterator[Change]:
+    """Derivatives along one random combination of generators, at the point and at a moved one."""
+    zero = zero_coordinates(group, point)
+    for start in (point, moved(group, _random(zero, generator), point)):
+        direction = _random(zero, generator) / _STEP
+        with torch.enable_grad():
+            probe = _outputs(fn(moved(group, zero.clone().requires_grad_(), start)))
+        if not probe.requires_grad:
+            return  # no derivative information: comparisons, counts
+        slope = pushforward(lambda xi: _outputs(fn(moved(group, xi, start))), zero, direction)  # noqa: B023
+        scale = float(probe.detach().abs().max())
+        size = float(slope.detach().abs().max())
+        if size > 0:
+            relative = size / scale if scale > 0 else float("inf")
+            yield Change(relative, _steepest(fn, start, group, direction, names))
+
+
+def _steepest(fn: Callable[[Point], Any], point: Point, group: GaugeGroup, xi: Tensor, names: list[str]) -> str:
+    """The generator along which the squared change of `fn` grows fastest at the move `xi`."""
+    if len(names) == 1:
+        return names[0]
+    with torch.no_grad():
+        base = _outputs(fn(point))
+    with torch.enable_grad():
+        move = xi.detach().clone().requires_grad_()
+        change = (_outputs(fn(moved(group, move, point))) - base).square().sum()
+        if not change.requires_grad or not bool(torch.isfinite(change)):
+            return "random combination of generators"
+        slope = torch.autograd.grad(change, move)[0].abs()
+    return names[int(slope.reshape(-1, len(names)).amax(0).argmax())]
+
+
+def _finite_outputs(value: Any) -> Tensor:
+    outputs = _outputs(value)
+    if outputs.numel() == 0:
+        raise ValueError("`fn` returns nothing to compare: an empty tensor")
+    if not bool(torch.isfinite(outputs).all()):
+        raise ValueError("`fn` must be finite at `point`: it returns nan or infinite values there")
+    return outputs
+
+
+def _outputs(value: Any) -> Tensor:
+    """All floating numbers of a nest of tensors as one vector."""
+    leaves = list(_leaves(value))
+    if not leaves:
+        raise TypeError(f"`fn` must return floating tensors, got {type(value).__name__}")
+    return torch.cat([leaf.reshape(-1) for leaf in leaves])
+
+
+def _leaves(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.is_complex():
+            value = torch.view_as_real(value.resolve_conj())
+        yield value.float() if value.dtype in HALF or not value.is_floating_point() else value
+    elif isinstance(value, (bool, int, float)):
+        yield torch.tensor(float(value), dtype=torch.float64)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _leaves(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _leaves(item)
+
+
+def vertical_shares(point: Point, derivative: Point, group: GaugeGroup) -> Tensor:
+    """|<df, V_k>| / (|df| |V_k|) for the generators V_k of `group` at `point`: the share of a derivative that sees the gauge.
+
+    Args:
+        point: A point (*batch, *event) or dict of blocks.
+        derivative: The Euclidean derivative there, shaped like the point.
+        group: The declared gauge.
+
+    Returns:
+        Shares between 0 and 1, shape (*batch, dim); 0 where the derivative or the generator vanishes.
+    """
+    ndim = group.batch_ndim(point)
+    rows = flatten_basis(group.vertical_basis(point), point, ndim)
+    slope = flatten(derivative, ndim)
+    size = rows.norm(dim=-1) * slope.norm(dim=-1, keepdim=True)
+    share = (rows @ slope[..., None])[..., 0].abs() / torch.where(size > 0, size, torch.ones_like(size))
+    return torch.where(size > 0, share, torch.zeros_like(share))
