@@ -10,7 +10,7 @@ from manifoldid._linalg import pushforward
 from manifoldid.errors import NotInvariantError
 from manifoldid.groups.base import GaugeGroup
 from manifoldid.groups.orbit import flatten_basis, moved, zero_coordinates
-from manifoldid.points import HALF, Point, blocks_of, detached, flatten
+from manifoldid.points import HALF, Point, blocks_of, detached, flatten, map_blocks
 
 _STEP = 0.5  # a shift of half a unit, a scale of 1.65, a rotation by 29 degrees
 _MOST_GENERATORS = 64  # tried one by one; beyond it, random combinations and then the steepest coordinate
@@ -98,14 +98,15 @@ def largest_change(
         raise ValueError(
             "`fn` returns different values for the same point: make it deterministic (model.eval(), a fixed seed, no dropout)"
         )
+    scale = _natural_scale(fn, point, base, generator)
     worst = Change(0.0, names[0])
     for xi, name in _moves(group, point, names, generator):
         with torch.no_grad():
-            change = _relative(base, _outputs(fn(moved(group, xi, point))))
+            change = _relative(base, _outputs(fn(moved(group, xi, point))), scale)
         if change > worst.relative:
             worst = Change(change, name or _steepest(fn, point, group, xi, names))
     if derivatives:
-        worst = max([worst, *_derivative_changes(fn, point, group, names, generator)], key=lambda c: c.relative)
+        worst = max([worst, *_derivative_changes(fn, point, group, names, scale, generator)], key=lambda c: c.relative)
     return worst
 
 
@@ -126,15 +127,24 @@ def _random(zero: Tensor, generator: torch.Generator) -> Tensor:
     return _STEP * draw.to(dtype=zero.dtype, device=zero.device)
 
 
-def _relative(base: Tensor, other: Tensor) -> float:
+def _natural_scale(fn: Callable[[Point], Any], point: Point, base: Tensor, generator: torch.Generator) -> float:
+    """Largest modulus of the outputs at the point and near it: at a symmetric point all of them may be zero."""
+    near = map_blocks(lambda t: t + _STEP * _random(t.real if t.is_complex() else t, generator), point)
+    with torch.no_grad():
+        other = _outputs(fn(near))
+    other = other[torch.isfinite(other)]  # `near` may be outside the domain
+    return max(float(base.abs().max()), float(other.abs().max()) if other.numel() else 0.0)
+
+
+def _relative(base: Tensor, other: Tensor, scale: float) -> float:
     if other.shape != base.shape or not bool(torch.isfinite(other).all()):
         return float("inf")
-    scale = torch.maximum(base.abs().max(), other.abs().max())
-    return float((other - base).abs().max() / scale) if bool(scale > 0) else 0.0
+    scale = max(scale, float(other.abs().max()))
+    return float((other - base).abs().max()) / scale if scale > 0 else 0.0
 
 
 def _derivative_changes(
-    fn: Callable[[Point], Any], point: Point, group: GaugeGroup, names: list[str], generator: torch.Generator
+    fn: Callable[[Point], Any], point: Point, group: GaugeGroup, names: list[str], scale: float, generator: torch.Generator
 ) -> Iterator[Change]:
     """Derivatives along one random combination of generators, at the point and at a moved one."""
     zero = zero_coordinates(group, point)
@@ -145,10 +155,10 @@ def _derivative_changes(
         if not probe.requires_grad:
             return  # no derivative information: comparisons, counts
         slope = pushforward(lambda xi: _outputs(fn(moved(group, xi, start))), zero, direction)  # noqa: B023
-        scale = float(probe.detach().abs().max())
         size = float(slope.detach().abs().max())
         if size > 0:
-            relative = size / scale if scale > 0 else float("inf")
+            largest = max(scale, float(probe.detach().abs().max()))
+            relative = size / largest if largest > 0 else float("inf")
             yield Change(relative, _steepest(fn, start, group, direction, names))
 
 
