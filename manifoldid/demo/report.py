@@ -38,9 +38,8 @@ def print_spread(outcome: Outcome, console: Console) -> None:
     """
     naive, aligned = outcome.naive.std(0), outcome.ensemble.std()
     members, travellers = outcome.naive.shape[:2]
-    table = Table(
-        title=f"Utilities of {travellers} held-out travellers: sd over {members} networks", title_justify="left"
-    )
+    console.print(f"\nUtilities of {travellers} held-out travellers, standard deviation over {members} networks:")
+    table = Table()
     table.add_column("mode")
     for name in ("as emitted", "aligned", "ratio"):
         table.add_column(name, justify="right")
@@ -67,8 +66,8 @@ def print_log_loss(outcome: Outcome, console: Console) -> None:
     mixture = -by_member.exp().mean(0).log().mean()
     change = (outcome.held_out.log_likelihood(outcome.ensemble.aligned) - by_member).abs().max()
     console.print(
-        f"Held-out log-loss: {mixture:.3f} ensemble, {-by_member.mean():.3f} one network on average, "
-        f"{outcome.baseline:.3f} mode shares.\n"
+        f"Held-out log-loss: {mixture:.3f} ensemble, {-by_member.mean():.3f} one network (mean), "
+        f"{outcome.baseline:.3f} shares alone.\n"
         f"Alignment changes no log-probability by more than {change:.0e}.\n"
     )
 
@@ -118,6 +117,6 @@ def print_scale(fits: dict[str, Path], console: Console) -> None:
     console.print(table)
     factor = max(path.spread[0] / path.spread[-1] for path in fits.values())
     console.print(
-        f"The penalty has shrunk the unit of l by a factor of {factor:.0f} and goes on: there is no minimum.\n"
+        f"The penalty has shrunk the unit of l by a factor of {factor:.0f} and has no minimum.\n"
         "The likelihood does not notice. On the section the unit stays, from any start.\n"
     )

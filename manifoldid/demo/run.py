@@ -14,7 +14,7 @@ from manifoldid.demo.picture import save_picture
 from manifoldid.demo.report import Outcome, print_gauge, print_log_loss, print_scale, print_spread
 
 PICTURE = "demo.png"
-PENALTY, SECTION = "penalty on l", "affine section"
+PENALTY, SECTION = "penalty on l", "section"
 
 
 def run_demo(members: int, seed: int, output: FilePath, console: Console) -> None:
@@ -72,7 +72,7 @@ def _fit(start: Tensor, progress: Progress) -> dict[str, baseball.Path]:
     runs = {
         PENALTY: (baseball.fit_penalised, start),
         SECTION: (baseball.fit_on_section, start),
-        f"{SECTION}, 10 l + 5": (baseball.fit_on_section, 10 * start + 5),
+        "section, 10 l+5": (baseball.fit_on_section, 10 * start + 5),
     }
     task = progress.add_task("baseball", total=len(runs) * baseball.ROUNDS)
     return {name: fit(season, at, lambda: progress.advance(task)) for name, (fit, at) in runs.items()}
