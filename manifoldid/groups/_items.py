@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,7 +165,7 @@ class ItemGroup(GaugeGroup):
         """How many blocks there are."""
         return 1 if self._partition is None else self._partition.count
 
-    def with_blocks(self, labels: Any) -> Self:
+    def with_blocks(self, labels: Any) -> "ItemGroup":
         """The same group with another partition of the items."""
         return replace(self, blocks=labels)
 
