@@ -13,7 +13,7 @@ from rich.console import Console
 import manifoldid
 from manifoldid.demo import run_demo
 
-_MOST_MEMBERS = 1000  # trained in one batch within a minute
+_MOST_MEMBERS = 500  # trained in one batch; more than this is no longer a demo of under a minute
 
 _DEMO = """
 Trains an ensemble of small networks on 210 travellers' choices between air, train, bus and car. Only differences of

@@ -25,7 +25,7 @@ def exit_status(*arguments):
     [
         ((), "COMMAND"),
         (("nope",), "nope"),
-        (("demo", "--members", "1"), "2 to 1000"),
+        (("demo", "--members", "1"), "2 to 500"),
         (("demo", "--members", "many"), "'many'"),
         (("demo", "--seed", "-1"), "--seed"),
         (("demo", "--memb", "8"), "--memb"),
