@@ -1,0 +1,127 @@
+"""What a diagnosis hands over."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from manifoldid.diagnose.fields import Field
+from manifoldid.points import Point, blocks_of, flatten, unflatten
+
+if TYPE_CHECKING:
+    from manifoldid.groups.base import GaugeGroup
+
+
+@dataclass(frozen=True, eq=False)
+class Generator:
+    """A vector field that predictions cannot see: one infinitesimal move of the gauge.
+
+    Attributes:
+        name: Short name.
+        formula: The velocity of each coordinate, as text.
+        flow_error: Largest relative change of predictions along the flow, over finite moves at random points.
+        complete: Whether the flow exists for all times that were tried; if not, there is a field but no group.
+        closed_form: Whether the field is a formula, the same at every point; if not, it is computed from the null space at x.
+    """
+
+    name: str
+    formula: str
+    flow_error: float
+    complete: bool
+    closed_form: bool
+    flat_field: Field = field(repr=False)
+    like: Point = field(repr=False)
+
+    def field(self, x: Point) -> Point:
+        """The velocity at a point shaped like the diagnosed one, leading dimensions are batch."""
+        ndim = self._batch_ndim(x)
+        return unflatten(self.flat_field(flatten(x, ndim)), x, ndim)
+
+    def flow(self, x: Point, t: float | Tensor) -> Point:
+        """The point that starts at `x` and moves with the field for time `t`; nan where it has left the domain."""
+        ndim = self._batch_ndim(x)
+        flat = flatten(x, ndim)
+        time = torch.as_tensor(t, dtype=flat.dtype, device=flat.device)
+        return unflatten(self.flat_field.flow(flat, time.unsqueeze(-1) if time.ndim else time), x, ndim)
+
+    def _batch_ndim(self, x: Point) -> int:
+        shapes = {name: t.ndim for name, t in blocks_of(self.like).items()}
+        return next(iter(blocks_of(x)[name].ndim - ndim for name, ndim in shapes.items()))
+
+
+@dataclass(frozen=True, eq=False)
+class DiscreteSymmetry:
+    """A finite move that predictions cannot see and that no flow reaches.
+
+    Attributes:
+        name: What kind of move.
+        formula: The move as text.
+        map: The move, a function of a point.
+        error: Largest relative change of predictions over random points.
+    """
+
+    name: str
+    formula: str
+    map: Callable[[Point], Point] = field(repr=False)
+    error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A combination of parameters at the point, and how well predictions determine it.
+
+    Attributes:
+        formula: The combination as text.
+        information: Eigenvalue of the Fisher information of unit noise on the predictions: sum of squared changes of
+            predictions per squared unit of the direction.
+        relative: The same relative to the best determined direction.
+        vector: The direction (a unit vector, shaped like the point).
+    """
+
+    formula: str
+    information: float
+    relative: float
+    vector: Point = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """Which parameters, or combinations of parameters, predictions determine.
+
+    Attributes:
+        dim: Dimension of the gauge orbit at generic points.
+        null_dim: Dimension of the null space at the given point; larger than `dim` at singular points.
+        algebra: Canonical name of the Lie algebra of the gauge.
+        generators: Its generators, in closed form where there is one.
+        discrete: Finite symmetries that are in no flow.
+        group: The group to hand to the rest of the library; None where no group acts (incomplete flows, no closed form).
+        directions: Directions from the worst to the best determined, on the complement of the gauge at the point.
+        weak: Those among them with little information; identifiable in principle.
+        dead: Names of parameters that nothing sees.
+        verdict: One line.
+        warnings: What to know before trusting it, each with a remedy.
+        certainty: Ratio of the smallest singular value that counts to the largest that does not.
+    """
+
+    dim: int
+    null_dim: int
+    algebra: str
+    generators: tuple[Generator, ...]
+    discrete: tuple[DiscreteSymmetry, ...]
+    group: "GaugeGroup | None"
+    directions: tuple[Direction, ...]
+    weak: tuple[Direction, ...]
+    dead: tuple[str, ...]
+    verdict: str
+    warnings: tuple[str, ...]
+    certainty: float
+    size: int
+    invariants: str = ""
+    identifiable: bool = True
+
+    def __str__(self) -> str:
+        from manifoldid.diagnose.report import report
+
+        return report(self)

@@ -1,0 +1,234 @@
+"""Vector fields in closed form: sums of constants, linear terms, pointwise functions and monomials, with constant coefficients.
+
+A field maps flat points (..., n) to velocities (..., n) by the same formula everywhere. Coefficients are stored sparsely, so
+that a translation of a million items costs a vector.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from manifoldid.diagnose.flows import exponential_action, integrate
+from manifoldid.diagnose.functions import BY_NAME, CONSTANT, IDENTITY
+
+
+@dataclass(frozen=True)
+class Monomial:
+    """coefficient * prod x_j^p * prod log|x_j|^q * e_row."""
+
+    row: int
+    coefficient: float
+    powers: tuple[tuple[int, int], ...] = ()
+    logs: tuple[tuple[int, int], ...] = ()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The scalar factor at points (..., n)."""
+        value = torch.full_like(x[..., 0], self.coefficient)
+        for j, power in self.powers:
+            value = value * x[..., j] ** power
+        for j, power in self.logs:
+            value = value * torch.log(x[..., j].abs()) ** power
+        return value
+
+
+class Field:
+    """A vector field on flat points. Subclasses say what the velocity is; the flow is integrated unless they know better."""
+
+    size: int
+    closed_form = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def flow(self, x: Tensor, t: Tensor) -> Tensor:
+        """The point that starts at `x` and moves with the field for time `t`; nan where it does not exist that long."""
+        return integrate(self, x, t)
+
+    def bracket(self, other: "Field", x: Tensor) -> Tensor:
+        """The Lie bracket D other . self - D self . other at one point (n,)."""
+        first = torch.func.jvp(other, (x,), (self(x),))[1]
+        return first - torch.func.jvp(self, (x,), (other(x),))[1]
+
+
+@dataclass(frozen=True, eq=False)
+class ClosedField(Field):
+    """A sum of closed-form terms with constant coefficients.
+
+    Attributes:
+        size: n.
+        constant: (n,) or None.
+        rows: Rows of the linear part (m,).
+        columns: Columns of the linear part (m,).
+        entries: Entries of the linear part (m,).
+        pointwise: Coefficients (n,) of each scalar function by its name.
+        monomials: The rest.
+    """
+
+    size: int
+    constant: Tensor | None = None
+    rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    columns: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    entries: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    pointwise: dict[str, Tensor] = field(default_factory=dict)
+    monomials: tuple[Monomial, ...] = ()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        velocity = torch.zeros_like(x)
+        if self.constant is not None:
+            velocity = velocity + self.constant.to(x)
+        if len(self.rows):
+            velocity = velocity + self.linear(x)
+        for name, coefficients in self.pointwise.items():
+            used = coefficients != 0
+            safe = x if bool(used.all()) else torch.where(used, x, torch.full_like(x, 0.5))
+            velocity = velocity + coefficients.to(x) * BY_NAME[name].value(safe)
+        for monomial in self.monomials:
+            unit = torch.zeros_like(x[..., :1]).expand_as(x).clone()
+            unit[..., monomial.row] = 1.0
+            velocity = velocity + monomial(x).unsqueeze(-1) * unit
+        return velocity
+
+    def linear(self, x: Tensor) -> Tensor:
+        """The linear part of the velocity."""
+        if self.is_diagonal:
+            return self.diagonal.to(x) * x
+        return torch.zeros_like(x).index_add(-1, self.rows, self.entries.to(x) * x[..., self.columns])
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether there are only constant and linear terms."""
+        return not self.pointwise and not self.monomials
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether the linear part acts on every coordinate by itself."""
+        return torch.equal(self.rows, self.columns)
+
+    @property
+    def diagonal(self) -> Tensor:
+        """The diagonal (n,) of the linear part."""
+        on = self.rows == self.columns
+        return torch.zeros(self.size, dtype=torch.float64).index_add(0, self.rows[on], self.entries[on])
+
+    def matrix(self) -> Tensor:
+        """The linear part (n, n), dense."""
+        dense = torch.zeros(self.size, self.size, dtype=torch.float64)
+        return dense.index_put((self.rows, self.columns), self.entries, accumulate=True)
+
+    def separate_terms(self) -> dict[str, Tensor] | None:
+        """Coefficients by function if every coordinate moves by one function of itself; None otherwise."""
+        if self.monomials or not self.is_diagonal:
+            return None
+        terms = dict(self.pointwise)
+        if self.constant is not None:
+            terms[CONSTANT.name] = terms.get(CONSTANT.name, 0) + self.constant
+        if len(self.rows):
+            terms[IDENTITY.name] = terms.get(IDENTITY.name, 0) + self.diagonal
+        used = sum(((c != 0).long() for c in terms.values()), torch.zeros(self.size, dtype=torch.long))
+        return None if bool((used > 1).any()) else terms
+
+    def flow(self, x: Tensor, t: Tensor) -> Tensor:
+        terms = self.separate_terms()
+        if terms is not None and all(BY_NAME[name].flow is not None for name in terms):
+            moved = x + 0 * t
+            for name, coefficients in terms.items():
+                used = coefficients != 0
+                safe = torch.where(used, x, torch.full_like(x, 0.5))
+                moved = torch.where(used, BY_NAME[name].flow(safe, coefficients.to(x) * t), moved)
+            return moved
+        if self.is_affine:
+            bound = float(torch.zeros(self.size, dtype=torch.float64).index_add(0, self.rows, self.entries.abs()).max())
+            return exponential_action(self.linear, None if self.constant is None else self.constant.to(x), x, t, bound)
+        return integrate(self, x, t)
+
+    def moved_rows(self) -> Tensor:
+        """Which coordinates (n,) the field moves."""
+        moved = torch.zeros(self.size, dtype=torch.bool)
+        if self.constant is not None:
+            moved |= self.constant != 0
+        moved[self.rows] = True
+        for coefficients in self.pointwise.values():
+            moved |= coefficients != 0
+        for monomial in self.monomials:
+            moved[monomial.row] = True
+        return moved
+
+    def terms_of(self, row: int) -> list[tuple[float, str]]:
+        """The terms of one row: coefficient and factor, with {j} for the name of coordinate j."""
+        terms = []
+        if self.constant is not None and self.constant[row] != 0:
+            terms.append((float(self.constant[row]), "1"))
+        for k in (self.rows == row).nonzero()[:, 0].tolist():
+            terms.append((float(self.entries[k]), f"{{{int(self.columns[k])}}}"))
+        for name, c in self.pointwise.items():
+            if c[row] != 0:
+                terms.append((float(c[row]), BY_NAME[name].written(f"{{{row}}}")))
+        for m in self.monomials:
+            if m.row == row:
+                powers = [f"{{{j}}}" + ("" if p == 1 else f"^{p}") for j, p in m.powers]
+                logs = [f"log|{{{j}}}|" + ("" if p == 1 else f"^{p}") for j, p in m.logs]
+                terms.append((m.coefficient, " ".join(powers + logs) or "1"))
+        return terms
+
+
+@dataclass(frozen=True, eq=False)
+class CombinedField(Field):
+    """A constant combination of other fields."""
+
+    parts: tuple[Field, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        """Number of coordinates n."""
+        return self.parts[0].size
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return sum((w * part(x) for w, part in zip(self.weights, self.parts, strict=True)), torch.zeros_like(x))
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionField(Field):
+    """A field given by a function, described in words."""
+
+    size: int
+    function: Callable[[Tensor], Tensor]
+    text: str
+    closed_form: bool = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def combined(fields: Iterable[ClosedField], weights: Iterable[float]) -> ClosedField:
+    """The constant combination of closed fields, as one."""
+    fields, weights = list(fields), list(weights)
+    size = fields[0].size
+    constant, pointwise, monomials = None, {}, []
+    rows, columns, entries = [], [], []
+    for f, w in zip(fields, weights, strict=True):
+        if w == 0:
+            continue
+        if f.constant is not None:
+            constant = w * f.constant if constant is None else constant + w * f.constant
+        rows.append(f.rows), columns.append(f.columns), entries.append(w * f.entries)
+        for name, c in f.pointwise.items():
+            pointwise[name] = pointwise.get(name, 0) + w * c
+        monomials += [Monomial(m.row, w * m.coefficient, m.powers, m.logs) for m in f.monomials]
+    if not rows:
+        return ClosedField(size)
+    index = torch.cat(rows) * size + torch.cat(columns)
+    unique, inverse = torch.unique(index, return_inverse=True)
+    values = torch.zeros(len(unique), dtype=torch.float64).index_add(0, inverse, torch.cat(entries))
+    keep = values != 0
+    unique, values = unique[keep], values[keep]
+    return ClosedField(size, constant, unique // size, unique % size, values, pointwise, tuple(monomials))
+
+
+def snapped(value: float) -> float:
+    """`value`, or the simple fraction that it is up to rounding."""
+    fraction = Fraction(value).limit_denominator(12)
+    return float(fraction) if abs(float(fraction) - value) <= 1e-7 * max(1.0, abs(value)) else value

@@ -1,0 +1,303 @@
+"""Closed-form vector fields that predictions cannot see: constant combinations of candidates, found by linear algebra.
+
+A combination c of candidates X_1 .. X_m is vertical if sum_j c_j J(x_k) X_j(x_k) = 0 at many points x_k. Nearly collinear
+candidates make |J X c| / |c| small for no reason, so what is small here is |J X c| relative to |X c|: generalised singular
+values. Vertical fields form a module over functions; what counts is new modulo the pointwise span of simpler fields.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from manifoldid.diagnose.fields import ClosedField, Field, FunctionField
+from manifoldid.diagnose.libraries import Family
+from manifoldid.diagnose.nullspace import LocalNull, NullSpaces, local_null
+from manifoldid.diagnose.sparse import echelon_basis, readable, sparse_candidates
+
+_VERTICAL = 1e-8  # relative generalised singular value of a vertical field: rounding of null spaces is below 1e-9
+_COLLINEAR = 1e-7  # candidates closer than this cannot be told apart
+
+
+@dataclass
+class Search:
+    """Vertical fields found so far, over probe points of generic rank.
+
+    Attributes:
+        nulls: Null spaces at probe points.
+        fields: Fields found; their values are independent at generic points, except those that close the algebra.
+    """
+
+    nulls: NullSpaces
+    fields: list[Field]
+    _fresh: list[LocalNull] = field(default_factory=list)
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the generic null space."""
+        return self.nulls.dim
+
+    @property
+    def complete(self) -> bool:
+        """Whether the fields span the null space at generic points."""
+        return self.rank() >= self.dim
+
+    def rank(self, more: tuple[Field, ...] = ()) -> int:
+        """Rank of the fields, and `more`, at generic points."""
+        fields = [*self.fields, *more]
+        if not fields:
+            return 0
+        return max(_rank(self._values(fields, p)) for p in self.nulls.regular(3))
+
+    def _values(self, fields: list[Field], p: LocalNull) -> Tensor:
+        """Values (n, k) of fields in scaled coordinates, columns of length 1."""
+        values = torch.stack([f(p.x) for f in fields], dim=1) / self.nulls.scale[:, None]
+        return values / values.norm(dim=0).clamp_min(1e-300)
+
+    # ------------------------------------------------------------------------------------------------ constants
+
+    def add_constants(self) -> None:
+        """Finds all constant fields."""
+        points = self.nulls.regular(4)
+        space = points[0].null
+        for p in points[1:]:
+            if space.shape[1] == 0:
+                return
+            _, s, vh = torch.linalg.svd(p.seen @ space, full_matrices=True)
+            rank = int((s > _VERTICAL).sum())
+            space = space @ vh[rank:].mT
+        if space.shape[1] == 0:
+            return
+        raw = space * self.nulls.scale[:, None]
+        for c in _sparse_constants(raw, self.nulls.scale):
+            self.fields.append(ClosedField(len(c), c))
+
+    # ------------------------------------------------------------------------------------------------ families
+
+    def add_from(self, family: Family) -> int:
+        """Adds the simplest vertical fields of `family` that are new at generic points; returns how many."""
+        n, rank = self.nulls.probe.size, self.nulls.rank
+        points = self.nulls.regular(max(4, -(-family.count // max(rank, 1)) + 3))
+        values = [family.evaluate(p.x) / self.nulls.scale[:, None] for p in points]
+        stacked = torch.cat(values)
+        if not bool(torch.isfinite(stacked).all()):
+            return 0
+        size = stacked.norm(dim=0) / (len(points) * n) ** 0.5
+        used = size > 1e-14 * size.max()
+        space = _vertical_space(stacked[:, used] / size[used], values, points, used, size)
+        if space is None:
+            return 0
+        full = torch.zeros(family.count, space.shape[1], dtype=torch.float64)
+        full[used] = space / size[used, None]
+        new = self._new(full, values, points)
+        if not len(new):
+            return 0
+        costs = family.costs() * 8.0 ** torch.round(torch.log(size.clamp_min(1e-300)) / torch.log(torch.tensor(8.0)))
+        costs = torch.where(used, costs, torch.ones_like(costs))
+        return self._accept(family, sparse_candidates(full, new, costs), costs, values, points)
+
+    def _new(self, space: Tensor, values: list[Tensor], points: list[LocalNull]) -> Tensor:
+        """Coordinates (q, D) of the space modulo fields whose values lie in the span of those found already."""
+        rest = []
+        for value, p in zip(values, points, strict=True):
+            block = value @ space
+            if self.fields:
+                span = _orthonormal(self._values(self.fields, p))
+                block = block - span @ (span.mT @ block)
+            rest.append(block)
+        everything = torch.cat(rest)
+        _, s, vh = torch.linalg.svd(everything, full_matrices=False)
+        total = torch.cat([v @ space for v in values])
+        return vh[s > 1e-7 * torch.linalg.matrix_norm(total, 2)]
+
+    def _accept(
+        self, family: Family, candidates: list[Tensor], costs: Tensor, values: list[Tensor], points: list[LocalNull]
+    ) -> int:
+        added, rank = 0, self.rank()
+        for candidate in candidates:
+            if rank >= self.dim:
+                break
+            for c in (readable(candidate, costs), candidate):
+                if _leak(c, values, points) >= _VERTICAL:
+                    continue
+                found = family.field(c)
+                if not self._holds(found, int((c != 0).sum())):
+                    continue
+                now = self.rank((found,))
+                if now > rank:
+                    self.fields.append(found)
+                    added, rank = added + 1, now
+                break
+        return added
+
+    def _holds(self, found: ClosedField, terms: int) -> bool:
+        """Whether the field is short, and vertical at points that had no part in finding it."""
+        if found.is_affine:
+            return True
+        if terms > 4 * int(found.moved_rows().sum()) + 4:
+            return False  # a fit and no formula
+        for p in self.fresh_points():
+            velocity = found(p.x) / self.nulls.scale
+            if not float((p.seen @ velocity).norm()) <= 10 * _VERTICAL * float(velocity.norm()):
+                return False
+        return True
+
+    def fresh_points(self) -> list[LocalNull]:
+        """Null spaces at points that no search has used."""
+        if not self._fresh:
+            found = [local_null(self.nulls.probe, self.nulls.probe.draw(), self.nulls.scale) for _ in range(8)]
+            self._fresh = [p for p in found if p.rank == self.nulls.rank]
+        return self._fresh
+
+
+def _leak(c: Tensor, values: list[Tensor], points: list[LocalNull]) -> float:
+    """How much of the field with coefficients `c` is seen, relative to the field."""
+    seen = torch.cat([p.seen @ (v @ c) for v, p in zip(values, points, strict=True)]).norm()
+    total = torch.cat([v @ c for v in values]).norm()
+    return float(seen / total.clamp_min(1e-300))
+
+
+def _vertical_space(
+    stacked: Tensor, values: list[Tensor], points: list[LocalNull], used: Tensor, size: Tensor
+) -> Tensor | None:
+    """Coefficients (m, D) of vertical combinations of candidates of unit size, orthonormal as fields."""
+    _, s, vh = torch.linalg.svd(stacked, full_matrices=False) if stacked.shape[0] < 3 * stacked.shape[1] else (
+        None,
+        *_svd_of_triangle(stacked),
+    )
+    keep = s > _COLLINEAR * s[0]
+    whiten = vh[keep].mT / s[keep]
+    seen = torch.cat([p.seen @ (v[:, used] / size[used]) for v, p in zip(values, points, strict=True)]) @ whiten
+    if seen.shape[0] > 2 * seen.shape[1]:
+        seen = torch.linalg.qr(seen, mode="r")[1]
+    _, sigma, right = torch.linalg.svd(seen, full_matrices=True)
+    rank = int((sigma > _VERTICAL).sum())
+    return whiten @ right[rank:].mT if rank < right.shape[0] else None
+
+
+def _svd_of_triangle(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    _, s, vh = torch.linalg.svd(torch.linalg.qr(matrix, mode="r")[1], full_matrices=False)
+    return s, vh
+
+
+def _rank(values: Tensor) -> int:
+    s = torch.linalg.svdvals(values)
+    return int((s > 1e-7 * s[0]).sum()) if len(s) and s[0] > 0 else 0
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    u, s, _ = torch.linalg.svd(columns, full_matrices=False)
+    return u[:, s > 1e-9 * s[0]] if s[0] > 0 else u[:, :0]
+
+
+def _sparse_constants(raw: Tensor, scale: Tensor) -> list[Tensor]:
+    """A readable basis of a space of constants (n, q)."""
+    costs = 1 / scale
+    if raw.shape[1] == 1:
+        return [readable(raw[:, 0], costs)]
+    echelon, _ = echelon_basis(raw * costs[:, None])
+    echelon = echelon / costs[:, None]
+    simple = [readable(c, costs) for c in echelon.mT]
+    overlap = int((torch.stack(simple) != 0).sum(0).max())
+    if overlap <= 1 or raw.shape[0] * raw.shape[1] > 4000:
+        return simple
+    chosen: list[Tensor] = []
+    for candidate in sparse_candidates(raw, torch.eye(raw.shape[1], dtype=torch.float64), costs, most=200):
+        c = readable(candidate, costs)
+        if torch.linalg.matrix_rank(torch.stack([*chosen, c]) * costs, rtol=1e-9) == len(chosen) + 1:
+            chosen.append(c)
+    return chosen if len(chosen) == raw.shape[1] else simple
+
+
+# ---------------------------------------------------------------------------------------------------- brackets
+
+
+@dataclass(frozen=True)
+class Algebra:
+    """Structure constants of fields: [X_i, X_j] = sum_k constants[i, j, k] X_k.
+
+    Attributes:
+        constants: (g, g, g).
+        error: Largest bracket that constant combinations miss, relative to the fields; above 1e-6 they do not close.
+    """
+
+    constants: Tensor
+    error: float
+
+    @property
+    def closed(self) -> bool:
+        """Whether brackets are constant combinations of the fields."""
+        return self.error < 1e-6
+
+
+def close(search: Search, most: int | None = None) -> Algebra:
+    """Adds brackets of affine fields until the fields close, and returns the structure constants."""
+    if not search.fields:
+        return Algebra(torch.zeros(0, 0, 0, dtype=torch.float64), 0.0)
+    limit = search.dim + 12 if most is None else most
+    while True:
+        algebra, missing = _structure(search)
+        if algebra.closed or missing is None or len(search.fields) >= limit:
+            return algebra
+        i, j = missing
+        search.fields.append(_bracket_field(search.fields[i], search.fields[j]))
+        if not _independent(search):
+            search.fields.pop()
+            return algebra
+
+
+def _independent(search: Search) -> bool:
+    """Whether no constant combination of the fields vanishes."""
+    count = len(search.fields)
+    points = search.nulls.regular(-(-count // search.nulls.probe.size) + 4)
+    stacked = torch.cat([torch.stack([f(p.x) for f in search.fields], dim=1) / search.nulls.scale[:, None] for p in points])
+    return _rank(stacked / stacked.norm(dim=0).clamp_min(1e-300)) == count
+
+
+def _structure(search: Search) -> tuple[Algebra, tuple[int, int] | None]:
+    fields, scale = search.fields, search.nulls.scale
+    g = len(fields)
+    points = search.nulls.regular(-(-2 * g // search.nulls.probe.size) + 4)
+    values = torch.cat([torch.stack([f(p.x) for f in fields], dim=1) / scale[:, None] for p in points])
+    size = values.norm(dim=0)
+    constants, worst, missing = torch.zeros(g, g, g, dtype=torch.float64), 0.0, None
+    factor = torch.linalg.qr(values / size)
+    for i in range(g):
+        for j in range(i):
+            bracket = torch.cat([fields[i].bracket(fields[j], p.x) / scale for p in points])
+            unit = float(size[i] * size[j]) / len(values) ** 0.5
+            if float(bracket.norm()) < 1e-10 * unit:
+                continue
+            c = torch.linalg.solve_triangular(factor.R, (factor.Q.mT @ bracket)[:, None], upper=True)[:, 0]
+            error = float((values / size @ c - bracket).norm() / bracket.norm())
+            if error > worst:
+                worst, missing = error, (i, j)
+            constants[i, j] = torch.where(c.abs() > 1e-9 * c.abs().max(), c / size, torch.zeros_like(c))
+            constants[j, i] = -constants[i, j]
+    return Algebra(constants, worst), missing
+
+
+def _bracket_field(first: Field, second: Field) -> Field:
+    if isinstance(first, ClosedField) and isinstance(second, ClosedField) and first.is_affine and second.is_affine:
+        return _affine_bracket(first, second)
+    bracket: Callable[[Tensor], Tensor] = lambda x: first.bracket(second, x)  # noqa: E731
+    return FunctionField(first.size, bracket, "bracket")
+
+
+def _affine_bracket(first: ClosedField, second: ClosedField) -> ClosedField:
+    """[A x + a, B x + b] = (B A - A B) x + B a - A b."""
+    zero = torch.zeros(first.size, dtype=torch.float64)
+    a, b = (f.constant if f.constant is not None else zero for f in (first, second))
+    constant = second.linear(a) - first.linear(b)
+    columns = torch.eye(first.size, dtype=torch.float64)
+    matrix = (second.linear(first.linear(columns)) - first.linear(second.linear(columns))).mT
+    matrix = torch.where(matrix.abs() > 1e-12, matrix, torch.zeros_like(matrix))
+    index = matrix.nonzero()
+    return ClosedField(
+        first.size,
+        constant if bool((constant.abs() > 1e-12).any()) else None,
+        index[:, 0],
+        index[:, 1],
+        matrix[index[:, 0], index[:, 1]],
+    )

@@ -1,0 +1,86 @@
+"""Finite moves along a field: whether predictions stay, and whether the flow exists for long."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from manifoldid.diagnose.fields import Field
+from manifoldid.diagnose.probe import Probe
+
+_SHORT = (0.2, -0.2, 0.5)  # in units of the time in which the field moves a point by its own size
+_LONG = (4.0, -4.0)  # in units of the time in which the velocity changes by its own size
+_FAR = 1e8  # how many times its size a point may grow before overflow is nobody's fault
+
+
+def relative_change(before: Tensor, after: Tensor) -> float:
+    """Largest change of an output relative to the largest modulus of the outputs; inf if it is not finite."""
+    if before.shape != after.shape or not bool(torch.isfinite(after).all()):
+        return math.inf
+    return float((after - before).abs().max() / before.abs().max().clamp_min(1e-300))
+
+
+def natural_time(field: Field, x: Tensor) -> float:
+    """The time in which the field moves the point by about its own size; at least of order 1 for small points."""
+    velocity = field(x)
+    moved = velocity != 0
+    if not bool(moved.any()):
+        return 1.0
+    return float((x[moved].abs() + 1e-3).median() / velocity[moved].abs().median())
+
+
+def turning_time(field: Field, x: Tensor) -> float:
+    """The time in which the velocity along the flow changes by its own size; the natural time where it is constant."""
+    velocity = field(x)
+    if not field.closed_form:
+        return natural_time(field, x)
+    change = torch.func.jvp(field, (x,), (velocity,))[1]
+    if float(change.norm()) <= 1e-9 * float(velocity.norm()):
+        return natural_time(field, x)
+    return float(velocity.norm() / change.norm())
+
+
+def finite_moves(probe: Probe, field: Field, points: list[Tensor]) -> tuple[float, bool]:
+    """Moves points along the flow of a field.
+
+    Args:
+        probe: The model.
+        field: The field.
+        points: Flat points.
+
+    Returns:
+        The largest relative change of predictions over short moves, and whether long moves exist and change nothing either.
+    """
+    error, complete = 0.0, True
+    for x in points:
+        before, unit = probe.values(x), natural_time(field, x)
+        for time in _SHORT:
+            error = max(error, _shortened_move(probe, field, x, before, unit * time))
+        long = turning_time(field, x) if complete else 0.0
+        complete = complete and all(_exists(probe, field, x, before, long * time) for time in _LONG)
+    return error, complete
+
+
+def _exists(probe: Probe, field: Field, x: Tensor, before: Tensor, time: float) -> bool:
+    """Whether the flow exists until `time` and changes nothing; times that overflow are shortened."""
+    size = x.abs().max().clamp_min(1e-3)
+    for _ in range(8):
+        far = field.flow(x, torch.tensor(time, dtype=x.dtype))
+        if bool(torch.isnan(far).any()):
+            return False
+        if bool((far.abs() < _FAR * size).all()):
+            return relative_change(before, probe.values(far)) < 1e-3
+        time /= 2
+    return True
+
+
+def _shortened_move(probe: Probe, field: Field, x: Tensor, before: Tensor, time: float) -> float:
+    """The change after a move, halved until the move stays in the domain."""
+    for _ in range(12):
+        moved = field.flow(x, torch.tensor(time, dtype=x.dtype))
+        if bool(torch.isfinite(moved).all()):
+            change = relative_change(before, probe.values(moved))
+            if math.isfinite(change):
+                return change
+        time /= 2
+    return math.inf

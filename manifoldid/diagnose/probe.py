@@ -1,0 +1,247 @@
+"""A model as a function from flat float64 vectors to flat float64 vectors, its Jacobian, and the points where it is probed."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifoldid.points import Point, as_point, blocks_of, detached, flatten, is_dict, map_blocks, unflatten
+
+_TRIES = 40  # draws before a domain counts as missed
+_GRADIENTS_AT_ONCE = 256
+
+
+class Probe:
+    """`predict` behind a flat float64 interface, with everything that can be wrong about it found by name.
+
+    Attributes:
+        like: The caller's point in double precision; results are shaped like it.
+        point: The same as a flat vector (n,).
+        size: n, the number of real parameters.
+        exact: Whether `predict` computes in float64; False when it only works in the caller's lower precision.
+        notes: What the caller should know about `predict`.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[Point], Any],
+        point: Point,
+        sample: Callable[[], Point] | None = None,
+        generator: torch.Generator | None = None,
+    ):
+        """Looks at `predict` and `point`.
+
+        Args:
+            predict: Everything the likelihood sees, as a function of one point.
+            point: Where to start.
+            sample: Draws a random generic point; default: around `point`.
+            generator: Source of randomness; default a private one seeded with 0.
+
+        Raises:
+            TypeError: `predict` is no function, or does not return numbers.
+            ValueError: `point` or the predictions are not finite, predictions are random, or `predict` writes into its input.
+        """
+        if not callable(predict):
+            raise TypeError(f"`predict` must be a function of one point, got {type(predict).__name__}")
+        original = detached(as_point(point))
+        self._predict, self._sample = predict, sample
+        self.generator = torch.Generator().manual_seed(0) if generator is None else generator
+        self.like = map_blocks(_widened, original)
+        self.point = flatten(self.like).clone()
+        self.size = self.point.numel()
+        if self.size == 0:
+            raise ValueError("`point` has no entries: there is nothing to diagnose")
+        if not bool(torch.isfinite(self.point).all()):
+            raise ValueError("`point` must be finite: it has nan or infinite entries")
+        self.exact, self.notes = True, []
+        self._dtypes = {name: t.dtype for name, t in blocks_of(original).items()}
+        self.outputs = self._first_look()
+        self._sketch: Tensor | None = None
+
+    # ------------------------------------------------------------------------------------------------ predictions
+
+    def predict(self, vector: Tensor) -> Tensor:
+        """Predictions (p,) at a flat point (n,), with gradient."""
+        x = unflatten(vector, self.like)
+        if not self.exact:
+            x = {name: t.to(self._dtypes[name]) for name, t in blocks_of(x).items()}
+            x = x if is_dict(self.like) else x[""]
+        return _flat_outputs(self._predict(x))
+
+    def values(self, vector: Tensor) -> Tensor:
+        """Predictions (p,) at a flat point, without gradient."""
+        with torch.no_grad():
+            return self.predict(vector.detach().clone())
+
+    def _first_look(self) -> Tensor:
+        try:
+            first = self._checked_call()
+        except RuntimeError as error:
+            if "dtype" not in str(error) and "expected scalar type" not in str(error):
+                raise
+            self.exact = False
+            first = self._checked_call()
+        if self.exact and not first.is_floating_point():
+            raise TypeError(f"`predict` must return floating numbers, got dtype {first.dtype}: return probabilities, not decisions")
+        second = self.values(self.point)
+        if first.shape != second.shape or not torch.equal(first, second):
+            raise ValueError(
+                "`predict` returns different values for the same point (random output, or it depends on state that it changes): "
+                "make it deterministic (model.eval(), fixed noise, no dropout)"
+            )
+        if first.numel() == 0:
+            raise ValueError("`predict` returns nothing: it must return everything that the likelihood can see")
+        if not bool(torch.isfinite(first).all()):
+            bad = int((~torch.isfinite(first)).sum())
+            raise ValueError(
+                f"`predict` is not finite at `point`: {bad} of {first.numel()} outputs are nan or infinite; "
+                "start inside the domain, or return log-probabilities that are finite there"
+            )
+        if not self.exact or first.dtype != torch.float64:
+            self.exact = False
+            self.notes.append(
+                f"`predict` computes in {_precision(first)}: its derivatives cannot tell a gauge from a very weak direction; "
+                "use float64 parameters and constants"
+            )
+        return first.double()
+
+    def _checked_call(self) -> Tensor:
+        given = self.point.clone()
+        x = unflatten(given, self.like)
+        if not self.exact:
+            x = {name: t.to(self._dtypes[name]) for name, t in blocks_of(x).items()}
+            x = x if is_dict(self.like) else x[""]
+        before = map_blocks(torch.clone, x)
+        state = torch.get_rng_state()
+        with torch.no_grad():
+            outputs = self._predict(x)
+        drawn = not torch.equal(state, torch.get_rng_state())
+        torch.set_rng_state(state)
+        for name, t in blocks_of(before).items():
+            if not torch.equal(t, blocks_of(x)[name]):
+                where = f"the block {name!r} of " if name else ""
+                raise ValueError(f"`predict` writes into {where}its input: work on a copy (x = x.clone())")
+        if drawn:
+            self.notes.append("`predict` draws from torch's global random state")
+        return _flat_outputs(outputs)
+
+    # ------------------------------------------------------------------------------------------------ derivatives
+
+    def jacobian(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """The predictions and their derivative (p, n) at a flat point; with many outputs, random combinations of them.
+
+        Raises:
+            ValueError: A derivative is not finite.
+        """
+        x = vector.detach().clone().requires_grad_()
+        y = self.predict(x)
+        values = y.detach().double()
+        if not y.requires_grad:
+            return values, torch.zeros(1, self.size, dtype=torch.float64)
+        return values, self._rows(y, x, self._combinations(y)).double()
+
+    def _combinations(self, y: Tensor) -> Tensor:
+        outputs, wanted = y.numel(), 2 * self.size + 20
+        if outputs <= max(wanted, 60):
+            return torch.eye(outputs, dtype=y.dtype)
+        if self._sketch is None or self._sketch.shape[1] != outputs:
+            draw = torch.randn(wanted, outputs, generator=self.generator, dtype=torch.float64)
+            self._sketch = draw / outputs**0.5
+        return self._sketch.to(y.dtype)
+
+    def _rows(self, y: Tensor, x: Tensor, combinations: Tensor) -> Tensor:
+        rows = []
+        for chunk in combinations.split(_GRADIENTS_AT_ONCE):
+            try:
+                (grad,) = torch.autograd.grad(
+                    y, x, chunk.to(y.device), retain_graph=True, is_grads_batched=True, allow_unused=True
+                )
+            except RuntimeError:  # an operation whose backward cannot be batched
+                singles = [torch.autograd.grad(y, x, row, retain_graph=True, allow_unused=True)[0] for row in chunk]
+                grad = None if singles[0] is None else torch.stack(singles)
+            rows.append(torch.zeros(len(chunk), self.size, dtype=torch.float64) if grad is None else grad.detach())
+        return torch.cat(rows)
+
+    # ------------------------------------------------------------------------------------------------ points
+
+    def draw(self) -> Tensor:
+        """A random generic point (n,) at which the predictions are finite.
+
+        Raises:
+            ValueError: `sample` gives points of another shape, or predictions are never finite.
+        """
+        for attempt in range(_TRIES):
+            x = self._given() if self._sample is not None else self._around(0.5 * 0.85**attempt)
+            values = self.values(x)
+            if values.numel() == self.outputs.numel() and bool(torch.isfinite(values).all()):
+                return x
+        where = "the points of `sample`" if self._sample is not None else "points around `point`"
+        raise ValueError(
+            f"`predict` is not finite at {where} ({_TRIES} tries): pass `sample`, a function that draws points of its domain"
+        )
+
+    def _given(self) -> Tensor:
+        assert self._sample is not None
+        x = detached(as_point(self._sample(), "sample()"))
+        shapes = {name: tuple(t.shape) for name, t in blocks_of(x).items()}
+        wanted = {name: tuple(t.shape) for name, t in blocks_of(self.like).items()}
+        if shapes != wanted:
+            raise ValueError(f"`sample` must draw points shaped like `point`, {wanted}, got {shapes}")
+        x = {name: x[name] if name else x for name in wanted} if is_dict(self.like) else x
+        return flatten(map_blocks(_widened, x))
+
+    def _around(self, spread: float) -> Tensor:
+        """Each number times a random positive factor, so that signs stay; zeros get a random value of the size of the rest."""
+        draws = torch.randn(2, self.size, generator=self.generator, dtype=torch.float64)
+        pieces = []
+        for start, stop in self.spans().values():
+            x = self.point[start:stop]
+            size = x.abs().max() if x.numel() else x.new_ones(())
+            size = size if size > 0 else torch.ones_like(size)
+            moved = torch.where(
+                x.abs() > 1e-6 * size, x * torch.exp(spread * draws[0, start:stop]), 2 * spread * size * draws[1, start:stop]
+            )
+            pieces.append(moved)
+        return torch.cat(pieces)
+
+    def spans(self) -> dict[str, tuple[int, int]]:
+        """Where each block lies in the flat vector."""
+        sizes = {name: t.numel() * (2 if t.is_complex() else 1) for name, t in blocks_of(self.like).items()}
+        ends = list(itertools.accumulate(sizes.values()))
+        return {name: (end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
+
+
+def _widened(t: Tensor) -> Tensor:
+    return t.detach().to(device="cpu", dtype=torch.complex128 if t.is_complex() else torch.float64)
+
+
+def _flat_outputs(outputs: Any) -> Tensor:
+    pieces = list(_tensors(outputs))
+    if not pieces:
+        raise ValueError("`predict` returns nothing: it must return everything that the likelihood can see")
+    flat = [(torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).reshape(-1) for t in pieces]
+    return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+
+def _tensors(outputs: Any):
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, (int, float)) and not isinstance(outputs, bool):
+        yield torch.tensor(float(outputs), dtype=torch.float64)
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from _tensors(value)
+    elif isinstance(outputs, (list, tuple)):
+        for value in outputs:
+            yield from _tensors(value)
+    else:
+        raise TypeError(
+            f"`predict` must return a tensor, or a list or dict of tensors, got {type(outputs).__name__}; "
+            "return everything that the likelihood can see: log-probabilities, means, natural parameters"
+        )
+
+
+def _precision(outputs: Tensor) -> str:
+    return str(outputs.dtype).removeprefix("torch.")

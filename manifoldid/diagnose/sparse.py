@@ -1,0 +1,110 @@
+"""Readable bases: sparse vectors of a subspace, by linear programming."""
+
+import numpy as np
+import torch
+from scipy.linalg import qr
+from scipy.optimize import linprog
+from torch import Tensor
+
+from manifoldid.diagnose.fields import snapped
+
+_MOST_PROGRAMS = 40
+
+
+def echelon_basis(basis: Tensor) -> tuple[Tensor, list[int]]:
+    """The basis (m, q) of the same space that is the identity on q well-chosen rows, and these rows."""
+    matrix = basis.numpy()
+    _, _, order = qr(matrix.T, mode="economic", pivoting=True)
+    rows = sorted(order[: matrix.shape[1]].tolist())
+    return torch.from_numpy(np.linalg.solve(matrix[rows].T, matrix.T).T.copy()), rows
+
+
+def sparse_candidates(space: Tensor, new: Tensor, costs: Tensor, most: int = _MOST_PROGRAMS) -> list[Tensor]:
+    """Vectors of a space that are sparse, modulo a subspace.
+
+    Args:
+        space: Basis (m, D) of the space.
+        new: (q, D): coordinates of the quotient; `new @ z` is what counts of the vector `space @ z`.
+        costs: Cost (m,) of a unit of each entry.
+        most: How many linear programs are solved at most.
+
+    Returns:
+        Vectors (m,), cheapest first; each is the cheapest one with a prescribed value of one functional of the quotient.
+    """
+    if space.shape[1] == 1:
+        return [space[:, 0]]
+    q = new.shape[0]
+    image = (space * costs[:, None]) @ new.mT  # (m, q)
+    candidates = []
+    if q == space.shape[1]:
+        echelon, _ = echelon_basis(space * costs[:, None])
+        candidates += list((echelon / costs[:, None]).mT)
+    functionals = [new[0]] if q == 1 else [image[j] @ new for j in _pivots(image, min(most, max(3 * q, 12)))]
+    for functional in functionals:
+        z = _cheapest(space, functional / functional.norm(), costs)
+        if z is not None:
+            candidates.append(space @ z)
+    return sorted((c / (c * costs).abs().max() for c in candidates), key=lambda c: float((c * costs).abs().sum()))
+
+
+def _pivots(image: Tensor, count: int) -> list[int]:
+    """Rows of `image` (m, q) that span, and others beside them, without repeating directions."""
+    matrix = image.numpy()
+    _, _, order = qr(matrix.T, mode="economic", pivoting=True)
+    size = np.linalg.norm(matrix, axis=1)
+    chosen: list[int] = []
+    for j in order.tolist():
+        if size[j] <= 1e-9 * size.max():
+            break
+        row = matrix[j] / size[j]
+        if all(abs(abs(row @ matrix[k] / size[k]) - 1) > 1e-9 for k in chosen):
+            chosen.append(j)
+        if len(chosen) == count:
+            break
+    return chosen
+
+
+def _cheapest(space: Tensor, functional: Tensor, costs: Tensor) -> Tensor | None:
+    """z that minimises sum costs |space z| subject to functional . z = 1."""
+    weighted = (space * costs[:, None]).numpy()
+    used = np.abs(weighted).max(axis=1) > 1e-12 * np.abs(weighted).max()
+    weighted = weighted[used]
+    m, d = weighted.shape
+    # |V z| as positive minus negative part: V z - p + q = 0, minimise sum p + q
+    equality = np.zeros((m + 1, d + 2 * m))
+    equality[:m, :d] = weighted
+    equality[:m, d : d + m] = -np.eye(m)
+    equality[:m, d + m :] = np.eye(m)
+    equality[m, :d] = functional.numpy()
+    right = np.zeros(m + 1)
+    right[m] = 1.0
+    price = np.concatenate([np.zeros(d), np.ones(2 * m)])
+    bounds = [(None, None)] * d + [(0, None)] * (2 * m)
+    result = linprog(price, A_eq=equality, b_eq=right, bounds=bounds, method="highs")
+    if not result.success:
+        return None
+    return _polished(weighted, functional.numpy(), result.x[:d])
+
+
+def _polished(weighted: np.ndarray, functional: np.ndarray, z: np.ndarray) -> Tensor:
+    """The same vertex to full precision: zeros of the solution are solved for exactly."""
+    values = weighted @ z
+    zero = np.abs(values) < 1e-6 * np.abs(values).max()
+    system = np.concatenate([weighted[zero], functional[None] * np.abs(weighted).max()])
+    right = np.zeros(len(system))
+    right[-1] = np.abs(weighted).max()
+    better = np.linalg.lstsq(system, right, rcond=1e-12)[0]
+    close = np.abs(weighted @ better - values).max() < 1e-4 * np.abs(values).max()
+    return torch.from_numpy(better if close else z)
+
+
+def readable(vector: Tensor, costs: Tensor) -> Tensor:
+    """`vector` scaled so that its typical entry is 1, rounding zeroed, simple fractions exact."""
+    size = vector.abs() * costs
+    vector = torch.where(size > 1e-7 * size.max(), vector, torch.zeros_like(vector))
+    used = vector[vector != 0]
+    unit = used.abs().median()
+    lead = used.sum() if float(used.sum().abs()) > 1e-6 * float(used.abs().sum()) else used[0]
+    vector = vector / (unit * torch.sign(lead))
+    simple = [snapped(v) for v in vector.tolist()]
+    return torch.tensor(simple, dtype=torch.float64)

@@ -1,0 +1,32 @@
+"""The gauges of models that the method was not tuned on."""
+
+import pytest
+import torch
+
+from manifoldid.diagnose import diagnose
+from manifoldid.points import flatten
+
+from .unseen_models import UNSEEN, Model
+
+
+def diagnosed(model: Model):
+    generator = torch.Generator().manual_seed(0)
+    return diagnose(model.predict, model.sample(generator), sample=lambda: model.sample(generator))
+
+
+@pytest.mark.parametrize("model", UNSEEN, ids=lambda model: model.name)
+def test_dimension_algebra_span_and_flows_of_unseen_models(model):
+    diagnosis = diagnosed(model)
+    assert (diagnosis.dim, diagnosis.algebra) == (model.dim, model.algebra)
+    assert str(diagnosis)
+    if not model.dim:
+        return
+    assert all(g.complete for g in diagnosis.generators) == model.complete
+    assert max(g.flow_error for g in diagnosis.generators) < 1e-8
+    if model.fields is None:
+        return
+    x = model.sample(torch.Generator().manual_seed(7))
+    basis = torch.linalg.svd(model.fields(flatten(x)), full_matrices=False)[2][: model.dim]
+    found = torch.stack([flatten(g.field(x)) for g in diagnosis.generators])
+    assert torch.linalg.matrix_rank(found, rtol=1e-8) == model.dim
+    assert (found - found @ basis.mT @ basis).norm() < 1e-6 * found.norm()
