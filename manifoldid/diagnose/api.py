@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldid.diagnose.chart import add_tabulated
 from manifoldid.diagnose.classify import Overlap, name_algebra, rotations_of
 from manifoldid.diagnose.diagnosis import Diagnosis, Generator
 from manifoldid.diagnose.fallback import add_projections
@@ -15,6 +16,7 @@ from manifoldid.diagnose.generators import Algebra, Search, close
 from manifoldid.diagnose.moves import finite_moves
 from manifoldid.diagnose.nullspace import NullSpaces
 from manifoldid.diagnose.probe import Probe
+from manifoldid.diagnose.ratios import add_ratio
 from manifoldid.diagnose.strategy import search_closed_forms
 from manifoldid.points import Point, blocks_of
 
@@ -31,7 +33,9 @@ def diagnose(
     search = Search(nulls, [])
     search_closed_forms(search, probe.like)
     algebra = close(search)
-    add_projections(search)
+    _ = add_ratio(search) or add_tabulated(search) or add_projections(search)
+    if len(search.fields) > len(algebra.constants):
+        algebra = close(search) if all(f.closed_form for f in search.fields) else algebra
     labels = labels_of(probe)
     name = _name(search, algebra)
     points = [p.x for p in nulls.regular(2)]

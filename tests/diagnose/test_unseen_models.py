@@ -6,7 +6,7 @@ import torch
 from manifoldid.diagnose import diagnose
 from manifoldid.points import flatten
 
-from .unseen_models import UNSEEN, Model
+from unseen_models import UNSEEN, Model
 
 
 def diagnosed(model: Model):
