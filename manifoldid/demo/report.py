@@ -117,6 +117,6 @@ def print_scale(fits: dict[str, Path], console: Console) -> None:
     console.print(table)
     factor = max(path.spread[0] / path.spread[-1] for path in fits.values())
     console.print(
-        f"The penalty has shrunk the unit of l by a factor of {factor:.0f} and has no minimum.\n"
+        f"The penalty has shrunk the unit of l by a factor of {factor:.0f}: there is no minimum.\n"
         "The likelihood does not notice. On the section the unit stays, from any start.\n"
     )
