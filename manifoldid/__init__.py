@@ -13,6 +13,7 @@ from manifoldid.errors import (
 )
 from manifoldid.groups import Affine, GaugeGroup, PositiveScaling, Product, Scaling, Shift, Translation
 from manifoldid.invariance import check_invariance
+from manifoldid.optim import Handle, attach
 from manifoldid.sections import Reference, Section
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "DegeneratePointError",
     "DetachedWarning",
     "GaugeGroup",
+    "Handle",
     "NotConvergedError",
     "NotEstimableError",
     "NotIdentifiableError",
@@ -36,5 +38,6 @@ __all__ = [
     "Translation",
     "UnboundedEstimateError",
     "UncalibratedWarning",
+    "attach",
     "check_invariance",
 ]

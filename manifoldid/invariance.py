@@ -209,8 +209,10 @@ def _leaves(value: Any) -> Iterator[Tensor]:
             yield from _leaves(item)
 
 
-def vertical_shares(point: Point, derivative: Point, group: GaugeGroup) -> Tensor:
-    """|<df, V_k>| / (|df| |V_k|) for the generators V_k of `group` at `point`: the share of a derivative that sees the gauge.
+def vertical_share(point: Point, derivative: Point, group: GaugeGroup) -> Change:
+    """The largest |<df, V>| / (|df| |V|) over vertical directions V: the share of a derivative that sees the gauge.
+
+    Up to 64 generators are tried one by one; larger groups by random combinations, and then the steepest one is named.
 
     Args:
         point: A point (*batch, *event) or dict of blocks.
@@ -218,11 +220,24 @@ def vertical_shares(point: Point, derivative: Point, group: GaugeGroup) -> Tenso
         group: The declared gauge.
 
     Returns:
-        Shares between 0 and 1, shape (*batch, dim); 0 where the derivative or the generator vanishes.
+        The share, between 0 and 1, and the name of the generator.
     """
-    ndim = group.batch_ndim(point)
-    rows = flatten_basis(group.vertical_basis(point), point, ndim)
+    names, zero, ndim = group.generator_names(point), zero_coordinates(group, point), group.batch_ndim(point)
     slope = flatten(derivative, ndim)
-    size = rows.norm(dim=-1) * slope.norm(dim=-1, keepdim=True)
-    share = (rows @ slope[..., None])[..., 0].abs() / torch.where(size > 0, size, torch.ones_like(size))
-    return torch.where(size > 0, share, torch.zeros_like(share))
+    if len(names) <= _MOST_GENERATORS:
+        rows = flatten_basis(group.vertical_basis(point), point, ndim)
+        shares = _cosine(rows, slope[..., None, :])
+        worst = shares.reshape(-1, len(names)).amax(0)
+        return Change(float(worst.max()), names[int(worst.argmax())])
+    generator, worst = torch.Generator().manual_seed(0), 0.0
+    for _ in range(_COMBINATIONS):
+        velocity = pushforward(lambda xi: moved(group, xi, point), zero, _random(zero, generator))
+        worst = max(worst, float(_cosine(flatten(velocity, ndim), slope).max()))
+    _, pull = torch.func.vjp(lambda xi: flatten(moved(group, xi, point), ndim), zero)
+    return Change(worst, names[int(pull(slope)[0].abs().reshape(-1, len(names)).amax(0).argmax())])
+
+
+def _cosine(u: Tensor, v: Tensor) -> Tensor:
+    size = u.norm(dim=-1) * v.norm(dim=-1)
+    product = (u * v).sum(-1).abs()
+    return torch.where(size > 0, product / torch.where(size > 0, size, torch.ones_like(size)), torch.zeros_like(size))

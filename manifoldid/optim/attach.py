@@ -1,0 +1,186 @@
+"""`attach`: any torch optimiser steps along identifiable directions, with the parameters and kernels where they are."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from manifoldid.errors import NotInvariantError
+from manifoldid.groups.base import GaugeGroup, check_quotient, checked
+from manifoldid.invariance import default_tolerance, largest_change, not_invariant
+from manifoldid.optim.attachment import Attachment, Member
+from manifoldid.optim.state import move_state
+from manifoldid.points import Point, Weights, compute_point, detached, is_dict
+from manifoldid.sections import Section
+
+Parameters = Tensor | Mapping[str, Tensor] | Iterable[Tensor | Mapping[str, Tensor]]
+
+
+class Handle:
+    """What `attach` returns: ends the attachment.
+
+    Attributes:
+        group: The gauge group.
+    """
+
+    def __init__(self, attachment: Attachment, members: list[Member], group: GaugeGroup):
+        self._attachment = attachment
+        self._members = members
+        self.group = group
+
+    @property
+    def attached(self) -> bool:
+        """Whether the optimiser still follows the gauge on these parameters."""
+        return all(member in self._attachment.members for member in self._members)
+
+    def detach(self) -> None:
+        """Lets the optimiser step freely again. The parameters stay where they are; a second call does nothing."""
+        self._attachment.remove(self._members)
+
+    def __repr__(self) -> str:
+        state = "attached" if self.attached else "detached"
+        return f"<{state} {self.group!r} on {len(self._members)} point(s)>"
+
+
+def attach(
+    optimizer: Optimizer,
+    group: GaugeGroup,
+    params: Parameters,
+    weights: Weights = None,
+    *,
+    loss: Callable[[], Any] | None = None,
+) -> Handle:
+    """Lets `optimizer` move `params` along identifiable directions only.
+
+    The parameters are moved to the canonical section at once. Flat gauges (translation, shift, scalings, affine, ...) are put
+    back on it after every `step()`; for curved ones (rotations, GL(r), custom groups) the displacement of every step is
+    projected to the horizontal space of the invariant metric and retracted. Positive tensors are stepped in their
+    logarithm: the optimiser is handed x g and its displacement u is applied as x exp(u), so a learning rate is a relative
+    step. Runs from x and from g.x are the same run. Works by hooks on the optimiser: schedulers, parameter groups, fused and
+    foreach kernels, closures, GradScaler and state dicts stay as they are.
+
+    Args:
+        optimizer: Any torch optimiser; LBFGS too, whose curvature pairs move along (curved gauges restart them each step).
+        group: The gauge group.
+        params: A parameter, a dict from block names to parameters, or a list of either, each a point of its own. Blocks that
+            the group does not name are left alone. A block without gradient in a step keeps its whole point in place.
+        weights: Item weights (n,); a dict for dict points.
+        loss: Optional function without arguments that returns the loss at the current parameters (same data at every call).
+            Then the gauge is verified first.
+
+    Returns:
+        A handle with `detach()`.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: A parameter is not in the optimiser, is already attached, has `.grad` set, or does not fit the group; or
+            the optimiser is differentiable.
+        RuntimeError: The optimiser has state that a curved gauge cannot move along ("build, attach, load").
+        DegeneratePointError: A parameter has no representative on its orbit.
+        NotInvariantError: `loss` sees the gauge.
+
+    Warns:
+        NotInvariantWarning: On the first step, when the gradient has a component along the orbit.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"`optimizer` must be a torch optimiser, got {type(optimizer).__name__}")
+    section = Section(group, weights)
+    points = _points(params)
+    _check_parameters(optimizer, points)
+    targets = [_representative(section, point, name) for name, point in points]
+    if loss is not None:
+        _verify(loss, group, points)
+    attachment = Attachment.of(optimizer)
+    members = [member for name, point in points for member in Member.of(point, group, weights, name)]
+    attachment.check_new(members)
+    for member in members:
+        move_state(optimizer, member)
+    with torch.no_grad():
+        for (_, point), target in zip(points, targets, strict=True):
+            for parameter, value in _pairs(point, target):
+                parameter.copy_(value)
+    attachment.add(members)
+    return Handle(attachment, members, group)
+
+
+def _points(params: Any) -> list[tuple[str, Point]]:
+    """The points of `params` with what to call them in messages."""
+    if isinstance(params, Tensor) or is_dict(params):
+        return [("params", params if isinstance(params, Tensor) else dict(params.items()))]
+    if not isinstance(params, Iterable):
+        raise TypeError(f"`params` must be a parameter, a dict of parameters, or a list of either, got {type(params).__name__}")
+    points = [(f"params[{k}]", p if isinstance(p, Tensor) else dict(p.items())) for k, p in enumerate(params)]
+    if not points:
+        raise ValueError("`params` is empty: there is nothing to attach to")
+    return points
+
+
+def _named_parameters(points: list[tuple[str, Point]]) -> Iterable[tuple[str, Tensor]]:
+    for name, point in points:
+        if isinstance(point, Tensor):
+            yield name, point
+        else:
+            yield from ((f"{name}[{block!r}]", parameter) for block, parameter in point.items())
+
+
+def _check_parameters(optimizer: Optimizer, points: list[tuple[str, Point]]) -> None:
+    if any(group.get("differentiable") for group in optimizer.param_groups):
+        raise ValueError("`optimizer` has differentiable=True: an attached step writes in place and cannot be differentiated")
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    seen = set()
+    for name, parameter in _named_parameters(points):
+        if not isinstance(parameter, Tensor):
+            raise TypeError(f"`{name}` must be a parameter, got {type(parameter).__name__}")
+        if id(parameter) not in known:
+            raise ValueError(
+                f"`{name}` (shape {tuple(parameter.shape)}) is not among the parameters of `optimizer`: pass the same Parameter "
+                "object that the optimiser was built with"
+            )
+        if parameter.grad is not None:
+            raise ValueError(
+                f"`{name}` has `.grad` set: it was taken before the move to the section; call optimizer.zero_grad() and attach "
+                "before the backward pass"
+            )
+        if id(parameter) in seen:
+            raise ValueError(f"`{name}` is given twice: one parameter can follow one gauge only")
+        seen.add(id(parameter))
+
+
+def _representative(section: Section, point: Point, name: str) -> Point:
+    group = section.group
+    value = group.validate(detached(point), name)
+    check_quotient(group, value, name)
+    wide = compute_point(value)
+    return checked(section.canonical_form(wide), group, wide, name).point
+
+
+def _pairs(point: Point, value: Point) -> Iterable[tuple[Tensor, Tensor]]:
+    if isinstance(point, Tensor):
+        return [(point, value)]
+    return [(parameter, value[block]) for block, parameter in point.items()]
+
+
+def _verify(loss: Callable[[], Any], group: GaugeGroup, points: list[tuple[str, Point]]) -> None:
+    """Moves the parameters along the group, evaluates the loss, and puts everything back."""
+    for name, point in points:
+        start = detached(point)
+        start = start.clone() if isinstance(start, Tensor) else {k: t.clone() for k, t in start.items()}
+
+        def evaluate(moved: Point, point: Point = point) -> Any:
+            with torch.no_grad(), torch.random.fork_rng():
+                torch.manual_seed(0)  # the same dropout masks at every point
+                for parameter, value in _pairs(point, moved):
+                    parameter.copy_(value)
+                return loss()
+
+        try:
+            change = largest_change(evaluate, start, group, derivatives=False)
+        finally:
+            with torch.no_grad():
+                for parameter, value in _pairs(point, start):
+                    parameter.copy_(value)
+        tolerance = default_tolerance(start)
+        if not change.relative <= tolerance:
+            raise NotInvariantError(not_invariant(f"`loss`, as a function of `{name}`,", change, tolerance, group))

@@ -1,0 +1,45 @@
+"""Positive parameters, as an optimiser sees them: through their logarithm."""
+
+import torch
+from torch import Tensor
+
+
+class LogChart:
+    """Hands log x and x g to the optimiser during a step, and applies its displacement u as x exp(u).
+
+    Storage and `.grad` of the parameter are the same before and after a step. Where u is 0 the parameter keeps every bit.
+    """
+
+    def __init__(self, parameter: Tensor):
+        self.parameter = parameter
+        self.start = parameter.detach().as_subclass(Tensor).clone()
+        self.log_start = self.start.log()
+        self.grad: Tensor | None = None
+        self.inside = self.log_start
+
+    @torch.no_grad()
+    def enter(self) -> None:
+        """From x and g to log x and x g."""
+        self.grad = self.parameter.grad
+        if self.grad is not None:
+            self.parameter.grad = self._value() * self.grad
+        self.parameter.copy_(self.inside)
+
+    @torch.no_grad()
+    def leave(self) -> None:
+        """Back to x and g in the middle of a step, for a closure."""
+        self.inside = self.parameter.detach().as_subclass(Tensor).clone()
+        self.parameter.copy_(self._value())
+        self.parameter.grad = self.grad
+
+    def enter_again(self) -> None:
+        """After a closure: the parameter is where `leave` put it, and has a new gradient."""
+        self.enter()
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """The end of a step: x exp(u), and the gradient that the user knows."""
+        self.leave()
+
+    def _value(self) -> Tensor:
+        return self.start * (self.inside - self.log_start).exp()
