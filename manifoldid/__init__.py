@@ -1,5 +1,7 @@
 """Gauge freedom in torch models: find it, take it out with quotient geometry, report what does not depend on it."""
 
+from manifoldid import nn
+from manifoldid.ensemble import Contrast, Ensemble
 from manifoldid.errors import (
     DegeneratePointError,
     DetachedWarning,
@@ -20,8 +22,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Affine",
+    "Contrast",
     "DegeneratePointError",
     "DetachedWarning",
+    "Ensemble",
     "GaugeGroup",
     "Handle",
     "NotConvergedError",
@@ -40,4 +44,5 @@ __all__ = [
     "UncalibratedWarning",
     "attach",
     "check_invariance",
+    "nn",
 ]

@@ -23,7 +23,8 @@ class Partition:
             labels: Integer labels (n,), one per item. When values cannot be looked at (compile, export) there are as
                 many blocks as items, most of them empty, so that shapes do not depend on values.
         """
-        if concrete(labels):
+        self.blind = not concrete(labels)
+        if not self.blind:
             self.labels, self.index = torch.unique(labels, return_inverse=True)
             self.count = self.labels.numel()
         else:
@@ -80,13 +81,14 @@ class Measure:
         if self.index.shape[0] != items:
             raise ValueError(f"`blocks` must have one label per item, {items}, got {self.index.shape[0]}")
         ones = x.new_ones(items) if self.weights is None else self.weights
-        self.total = self._sum(ones)
+        self.total = self.sum(ones)
         if concrete(self.total) and not bool((self.total > 0).all()):
             empty = partition.labels[(self.total <= 0).nonzero()[:, 0].cpu()].tolist()
             raise ValueError(f"`weights` are all zero in block {empty[0]}: at least one item must define its origin")
         self.total = self.total.clamp_min(torch.finfo(x.dtype).tiny)
 
-    def _sum(self, x: Tensor) -> Tensor:
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum of `x` (*batch, n) per block; shape (*batch, 1 or number of blocks)."""
         if self.index is None:
             return x.sum(-1, keepdim=True)
         wide = x.double() if x.dtype == torch.float32 and x.device.type != "mps" else x
@@ -96,7 +98,7 @@ class Measure:
         """Weighted mean of `x` (*batch, n) per block; shape (*batch, 1 or number of blocks)."""
         if self.total is None:
             return x.mean(-1, keepdim=True)
-        return self._sum(x if self.weights is None else x * self.weights) / self.total
+        return self.sum(x if self.weights is None else x * self.weights) / self.total
 
     def mean_over_all(self, x: Tensor) -> Tensor:
         """Weighted mean of `x` (*batch, n) over all blocks; shape (*batch, 1)."""

@@ -55,6 +55,7 @@ class GaugeGroup(ABC):
         dim: Dimension of the group, where it does not depend on the point.
         event_dim: How many trailing dimensions make one point; those before them are batch.
         flat: Whether the canonical section is itself horizontal, so that optimising on it is optimising on the quotient.
+        arithmetic: Whether ensembles are averaged entry by entry on the section; else by the Frechet mean of the quotient.
         block_names: For groups on dict points, the blocks they act on; () acts on a tensor, or on all blocks of a dict.
         positive: Blocks ('' for a tensor point) whose entries are positive and are stepped in their logarithm.
         defect: What is wrong with a point without a representative, completing "the point ...".
@@ -65,6 +66,7 @@ class GaugeGroup(ABC):
     dim: int = 0
     event_dim: int = 1
     flat: bool = False
+    arithmetic: bool = False
     block_names: tuple[str, ...] = ()
     positive: tuple[str, ...] = ()
     defect: str = "has no representative on its orbit"
@@ -267,6 +269,9 @@ def check_quotient(group: GaugeGroup, x: Point, name: str = "point") -> None:
         DegeneratePointError: The group has at least as many dimensions as one point has numbers.
     """
     mine = {k: t for k, t in blocks_of(x).items() if not group.block_names or k in group.block_names}
+    partition = getattr(group, "_partition", None)
+    if partition is not None and partition.blind:
+        return  # under compile or export nobody knows how many blocks there are
     numbers, dimension = event_numel(mine, group.batch_ndim(x)), group.dimension(x)
     if dimension and numbers <= dimension:
         shapes = {k: tuple(t.shape) for k, t in mine.items()} if is_dict(x) else tuple(first(x).shape)

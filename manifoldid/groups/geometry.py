@@ -6,13 +6,15 @@ All methods are equivariant, take points (*batch, *event) or dicts of them in fl
 `quotient/horizontal.py` is the checked front.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
-from manifoldid._linalg import pushforward
+from manifoldid._linalg import pushforward, root, widened
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.orbit import flatten_basis, moved
-from manifoldid.points import Point, Weights, flat_weights, flatten, map_blocks, unflatten
+from manifoldid.points import Point, Weights, cast_like, flat_weights, flatten, map_blocks, unflatten
 
 
 class Geometry:
@@ -55,11 +57,34 @@ class Geometry:
         return self._push(form, self._horizontal_at(form.point, gradient))
 
     def components(self, x: Point, u: Point) -> Point:
-        """`u` in an orthonormal frame that moves with the group: a point whose squares sum to <u, u>_x, the same at g.x."""
+        """`u` in a frame that moves with the group: a point whose squares sum to <u, u>_x, the same at g.x.
+
+        Element-wise optimisers take their second moments from it. Where the action moves every entry by itself, the frame is
+        that of the canonical representative, carried along; else no element-wise frame moves with the group, and every entry
+        is |u|_x / sqrt(N).
+        """
         form, ndim = self._form(x), self.group.batch_ndim(x)
         pulled = flatten(self._pull(form, x, u), ndim)
         w = flat_weights(self.weights, x, ndim)
-        return unflatten(pulled if w is None else pulled * w.sqrt(), x, ndim)
+        pulled = pulled if w is None else pulled * w.sqrt()
+        level = pulled.norm(dim=-1, keepdim=True) / math.sqrt(pulled.shape[-1])
+        own = self._acts_by_entry(form, ndim)[..., None]
+        return unflatten(torch.where(own, pulled, level.expand_as(pulled)), x, ndim)
+
+    def _acts_by_entry(self, form: Canonical, ndim: int) -> Tensor:
+        """Whether the derivative of a generic move at the canonical representative is diagonal; shape (*batch)."""
+        k = torch.arange(form.xi.shape[-1], dtype=form.xi.dtype, device=form.xi.device)
+        xi = (0.4 + 0.2 * (1.7 * k).cos()).expand_as(form.xi)
+        ones = torch.ones_like(flatten(form.point, ndim))
+        bent = ones + 0.5 * torch.arange(ones.shape[-1], dtype=ones.dtype, device=ones.device).mul(1.3).add(0.7).cos()
+
+        def derivative(direction: Tensor) -> Tensor:
+            along = unflatten(direction, form.point, ndim)
+            return flatten(pushforward(lambda y: moved(self.group, xi, y), form.point, along), ndim)
+
+        straight = derivative(ones)
+        rest = (derivative(bent) - bent * straight).abs().amax(-1)
+        return rest <= torch.finfo(rest.dtype).eps ** 0.5 * straight.abs().amax(-1)
 
     # ------------------------------------------------------------------------------------------------ motions
 
@@ -91,6 +116,10 @@ class Geometry:
             NotImplementedError: The group has no closed form.
         """
         raise self._absent("dist", "use align and the norm of the difference")
+
+    def squared_dist(self, x: Point, y: Point) -> Tensor:
+        """The square of `dist`; closed forms keep it smooth where the orbits coincide."""
+        return self.dist(x, y).square()
 
     def align(self, x: Point, to: Point) -> Point:
         """The representative of the orbit of `x` closest to `to`, measured at the canonical representative of `to`."""
@@ -133,3 +162,49 @@ class Geometry:
 
     def _absent(self, operation: str, instead: str) -> NotImplementedError:
         return NotImplementedError(f"{type(self.group).__name__} has no closed form of `{operation}`; {instead}")
+
+
+class AdditiveGeometry(Geometry):
+    """Groups that add fixed vectors: the quotient is a Euclidean space, its metric sum w u v everywhere."""
+
+    def inner(self, x: Point, u: Point, v: Point) -> Tensor:
+        ndim = self.group.batch_ndim(x)
+        product = flatten(u, ndim) * flatten(v, ndim)
+        w = flat_weights(self.weights, x, ndim)
+        return (product if w is None else product * w).sum(-1)
+
+    def horizontal(self, x: Point, u: Point) -> Point:
+        return self.group.canonical(u, self.weights).point  # the canonical section is a linear space
+
+    def gradient(self, x: Point, derivative: Point) -> Point:
+        ndim = self.group.batch_ndim(x)
+        w = flat_weights(self.weights, x, ndim)
+        return self.horizontal(x, derivative if w is None else unflatten(flatten(derivative, ndim) / w, x, ndim))
+
+    def components(self, x: Point, u: Point) -> Point:
+        ndim = self.group.batch_ndim(x)
+        w = flat_weights(self.weights, x, ndim)
+        return u if w is None else unflatten(flatten(u, ndim) * w.sqrt(), x, ndim)
+
+    def retract(self, x: Point, u: Point) -> Point:
+        return map_blocks(torch.add, x, u)
+
+    def exp(self, x: Point, u: Point) -> Point:
+        return map_blocks(torch.add, x, u)
+
+    def log(self, x: Point, y: Point) -> Point:
+        difference = map_blocks(torch.sub, widened(y), widened(x))
+        return cast_like(self.horizontal(x, difference), x)
+
+    def dist(self, x: Point, y: Point) -> Tensor:
+        return root(self.squared_dist(x, y))
+
+    def squared_dist(self, x: Point, y: Point) -> Tensor:
+        step = self.log(x, y)
+        return self.inner(x, step, step)
+
+    def align(self, x: Point, to: Point) -> Point:
+        return self.group.closest(x, to, self.weights).point
+
+    def transport(self, x: Point, y: Point, v: Point) -> Point:
+        return self.horizontal(y, v)

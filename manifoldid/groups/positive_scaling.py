@@ -24,6 +24,7 @@ class PositiveScaling(ItemGroup):
     """
 
     flat = True
+    arithmetic = True
     positive = ("",)
     defect = (
         "has entries that are not positive: PositiveScaling lives on x > 0; "

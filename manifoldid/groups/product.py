@@ -46,6 +46,7 @@ class Product(GaugeGroup):
         object.__setattr__(self, "_factors", tuple(factors))
         object.__setattr__(self, "block_names", tuple(names))
         object.__setattr__(self, "flat", all(group.flat for group, _ in factors))
+        object.__setattr__(self, "arithmetic", all(group.arithmetic for group, _ in factors))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: make a new one instead of setting `{name}`")

@@ -31,6 +31,7 @@ class Shift(GaugeGroup):
 
     directions: Any
     flat = True
+    arithmetic = True
 
     def __post_init__(self) -> None:
         directions = self.directions

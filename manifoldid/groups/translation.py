@@ -22,6 +22,7 @@ class Translation(ItemGroup):
     """
 
     flat = True
+    arithmetic = True
 
     def dimension(self, x: Point) -> int:
         return self.block_count

@@ -1,0 +1,198 @@
+"""Bringing the members of an ensemble to one gauge."""
+
+from collections.abc import Callable
+
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from manifoldid.errors import NotConvergedError, NotIdentifiableError, listed
+from manifoldid.groups import Affine, PositiveScaling, Scaling, Translation
+from manifoldid.groups._items import ItemGroup
+from manifoldid.groups.base import GaugeGroup, canonicalise
+from manifoldid.points import Point, Weights, map_blocks
+from manifoldid.quotient.frechet import frechet_mean
+
+_MOST_SWEEPS = 10_000
+
+
+def align_members(members: Point, group: GaugeGroup, weights: Weights) -> Point:
+    """Members (M, *event) of one factor of a group, each moved along its own orbit to where they can be compared.
+
+    Flat groups: every member on the canonical section. Others (rotations, permutations, custom groups): every member at the
+    representative closest to the Frechet mean (generalised Procrustes alignment).
+
+    Raises:
+        DegeneratePointError: A member has no representative; it is named by its index.
+        NotConvergedError: The alignment does not settle.
+    """
+    form, _ = canonicalise(group, members, weights, "members")
+    if group.flat:
+        return form.point
+    return group.closest(form.point, _first_dimension(frechet_mean(group, members, weights)), weights).point
+
+
+def _first_dimension(x: Point) -> Point:
+    return map_blocks(lambda t: t[None], x)
+
+
+def check_overlap(observed: Tensor, group: ItemGroup) -> None:
+    """Refuses members that cannot be brought to one gauge because they share no items.
+
+    Raises:
+        NotIdentifiableError: Members fall into groups without shared items (per block), or an item was seen by nobody.
+    """
+    members, items = observed.shape
+    unseen = (~observed.any(0)).nonzero()[:, 0].tolist()
+    if unseen:
+        raise NotIdentifiableError(f"`observed` has items that no member saw: {listed(unseen)}; leave them out of the ensemble")
+    index = torch.zeros(items, dtype=torch.long) if group._partition is None else group._partition.index
+    for block in range(group.block_count):
+        part = observed[:, index == block]
+        rows, columns = part.nonzero(as_tuple=True)
+        size = members + part.shape[1]
+        graph = coo_matrix((torch.ones(len(rows)).numpy(), (rows.numpy(), (columns + members).numpy())), shape=(size, size))
+        _, component = connected_components(graph, directed=False)
+        seen = part.any(1).nonzero()[:, 0].tolist()
+        first = component[seen[0]]
+        apart = [m for m in seen if component[m] != first]
+        if apart:
+            where = "" if group.block_labels is None else f" in block {group.block_labels[block]}"
+            raise NotIdentifiableError(
+                f"`observed` leaves members {listed(apart)} without items shared{where}, directly or through others, with member "
+                f"{seen[0]}: they cannot be brought to one gauge; drop them, or make an ensemble of each part"
+            )
+
+
+def align_observed(members: Tensor, group: GaugeGroup, weights: Tensor | None, observed: Tensor) -> Tensor:
+    """Members (M, n) that saw different items, aligned jointly by least squares over the items they share.
+
+    Minimises sum over members m and their items i of w_i (g_m x_mi - t_i)^2 over the moves g_m and the consensus t, which is
+    put on the canonical section (PositiveScaling: of the logarithms). Linear for Translation and PositiveScaling; alternating
+    least squares for Scaling and Affine.
+
+    Returns:
+        Aligned members (M, n); entries that a member did not see hold the consensus.
+
+    Raises:
+        TypeError: The group is not one of those four.
+        NotIdentifiableError: Members are not connected by shared items.
+        NotConvergedError: Alternating least squares does not settle.
+    """
+    if not isinstance(group, (Translation, PositiveScaling, Scaling, Affine)) or getattr(group, "common_scale", False):
+        raise TypeError(f"`observed` needs Translation, Scaling, PositiveScaling or Affine, not {group!r}")
+    check_overlap(observed.cpu(), group)
+    if isinstance(group, PositiveScaling):
+        chart = torch.where(observed, members, torch.ones_like(members))
+        canonicalise(group, chart, weights, "members")
+        return align_observed(chart.log(), Translation(group.blocks), weights, observed).exp()
+    values = torch.where(observed, members, torch.zeros_like(members))
+    w = observed * (torch.ones_like(members[0]) if weights is None else weights.to(members))
+    if isinstance(group, Translation):
+        moved, consensus = _shifts(values, group, w, observed)
+    else:
+        moved, consensus = _alternate(values, group, w, observed)
+    form, _ = canonicalise(group, consensus, weights, "consensus of the members")
+    carried = group.undo(form.xi, moved)
+    return torch.where(observed, carried, form.point)
+
+
+def _by_block(group: ItemGroup, x: Tensor) -> list[Tensor]:
+    """Indices of the items of every block."""
+    if group._partition is None:
+        return [torch.arange(x.shape[-1], device=x.device)]
+    return [(group._partition.index.to(x.device) == k).nonzero()[:, 0] for k in range(group.block_count)]
+
+
+def _shifts(values: Tensor, group: ItemGroup, w: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Least-squares shifts: (L - W D^-1 W') s = right side, after elimination of the consensus."""
+    moved = torch.zeros_like(values)
+    for items in _by_block(group, values):
+        x, v = values[:, items].double(), w[:, items].double()
+        total = v.sum(0)
+        share = v / torch.where(total > 0, total, torch.ones_like(total))
+        normal = torch.diag(v.sum(1)) - v @ share.mT
+        right = (v * x).sum(1) - v @ (share * x).sum(0)
+        shift = torch.linalg.lstsq(normal, right[:, None], driver="gelsd").solution
+        moved[:, items] = (x - shift).to(values.dtype)
+    return moved, _consensus(moved, observed)
+
+
+def _consensus(moved: Tensor, observed: Tensor) -> Tensor:
+    """The mean of the members that saw an item."""
+    counts = observed.sum(0)
+    return torch.where(observed, moved, torch.zeros_like(moved)).sum(0) / counts
+
+
+def _alternate(values: Tensor, group: GaugeGroup, w: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Alternating least squares: consensus from moves, moves from consensus (regression of the consensus on a member)."""
+    moved = values.clone()
+    fit: Callable[[Tensor, Tensor, Tensor], Tensor] = _regress if isinstance(group, Affine) else _rescale
+    consensus = canonicalise(group, _consensus(moved, observed), None, "consensus of the members")[0].point
+    for _ in range(_MOST_SWEEPS):
+        for items in _by_block(group, values):
+            moved[:, items] = fit(values[:, items], consensus[items], w[:, items])
+        new = canonicalise(group, _consensus(moved, observed), None, "consensus of the members")[0].point
+        change = float((new - consensus).abs().max())
+        consensus = new
+        if change <= 64 * torch.finfo(values.dtype).eps:
+            for items in _by_block(group, values):
+                moved[:, items] = fit(values[:, items], consensus[items], w[:, items])
+            return moved, consensus
+    raise NotConvergedError(f"the joint alignment has not settled after {_MOST_SWEEPS} sweeps: members share too few items")
+
+
+def _rescale(x: Tensor, to: Tensor, w: Tensor) -> Tensor:
+    factor = (w * x * to).sum(1, keepdim=True) / (w * x * x).sum(1, keepdim=True)
+    return x * _positive(factor)
+
+
+def _regress(x: Tensor, to: Tensor, w: Tensor) -> Tensor:
+    total = w.sum(1, keepdim=True)
+    mean, target = (w * x).sum(1, keepdim=True) / total, (w * to).sum(1, keepdim=True) / total
+    factor = (w * (x - mean) * (to - target)).sum(1, keepdim=True) / (w * (x - mean).square()).sum(1, keepdim=True)
+    return target + _positive(factor) * (x - mean)
+
+
+def _positive(factor: Tensor) -> Tensor:
+    bad = (~(factor > 0))[:, 0].nonzero()[:, 0].tolist()
+    if bad:
+        raise NotIdentifiableError(
+            f"`observed`: members {listed(bad)} have no positive scale that brings them to the others on the items they share: "
+            "too few shared items, or a member that disagrees in sign"
+        )
+    return factor
+
+
+def stacked(members: object) -> Point:
+    """Members as one point with a leading dimension: from a stacked tensor or dict, or a list of tensors or dicts.
+
+    Raises:
+        TypeError: They are of mixed or other kinds.
+        ValueError: There are fewer than two, or their shapes or blocks differ.
+    """
+    if isinstance(members, Tensor):
+        return members.detach().as_subclass(Tensor)
+    if isinstance(members, dict):
+        return {k: v.detach().as_subclass(Tensor) for k, v in members.items()}
+    if not isinstance(members, (list, tuple)):
+        raise TypeError(f"`members` must be a stacked tensor, or a list of tensors or dicts, got {type(members).__name__}")
+    if len(members) < 2:
+        raise ValueError(f"`members` must be at least two, got {len(members)}: one member has no spread")
+    if all(isinstance(m, Tensor) for m in members):
+        return _stack(members, "members")
+    if not all(isinstance(m, dict) or hasattr(m, "keys") for m in members):
+        raise TypeError("`members` must be all tensors or all dicts of tensors")
+    names = list(members[0].keys())
+    for k, m in enumerate(members):
+        if set(m.keys()) != set(names):
+            raise ValueError(f"`members[{k}]` has the blocks {sorted(m.keys())}, members[0] has {sorted(names)}")
+    return {name: _stack([m[name] for m in members], f"members[...][{name!r}]") for name in names}
+
+
+def _stack(tensors: list[Tensor] | tuple[Tensor, ...], name: str) -> Tensor:
+    shapes = {tuple(t.shape) for t in tensors}
+    if len(shapes) > 1:
+        raise ValueError(f"`{name}` have different shapes: {listed(sorted(shapes))}; say with observed= who saw which items")
+    return torch.stack([t.detach().as_subclass(Tensor) for t in tensors])

@@ -1,0 +1,1 @@
+"""Quotients M/G: horizontal geometry in torch, and the geoopt manifold."""

@@ -1,0 +1,65 @@
+"""Frechet means on the quotient."""
+
+import torch
+from torch import Tensor
+
+from manifoldid.errors import NotConvergedError
+from manifoldid.groups.base import GaugeGroup, canonicalise
+from manifoldid.points import Point, Weights, flat_weights, flatten, map_blocks, unflatten
+
+_MOST_STEPS = 1000
+
+
+def frechet_mean(group: GaugeGroup, points: Point, weights: Weights = None) -> Point:
+    """The point whose orbit minimises the sum of squared distances to the orbits of `points`.
+
+    By the fixed-point iteration m <- exp_m(mean of log_m(x_k)), started at the first point. Groups without a closed form of the
+    logarithm use m <- mean of the representatives closest to m (generalised Procrustes analysis).
+
+    Args:
+        group: The gauge group.
+        points: Points (M, *event), or a dict of such blocks.
+        weights: Item weights of the metric.
+
+    Returns:
+        The mean (*event) on the canonical section.
+
+    Raises:
+        NotConvergedError: The points are too far apart for the iteration to settle.
+    """
+    form, points = canonicalise(group, points, weights, "points")
+    members = form.point
+    geometry, mean = group.geometry(weights), map_blocks(lambda t: t[:1], members)
+    ndim = group.batch_ndim(members)
+    w = flat_weights(weights, members, ndim)
+
+    def displacement(mean: Point) -> Tensor:
+        try:
+            steps = geometry.log(map_blocks(lambda m, t: m.expand_as(t), mean, members), members)
+        except NotImplementedError:
+            steps = map_blocks(torch.sub, group.closest(members, mean, weights).point, mean)
+        return flatten(map_blocks(lambda t: t.mean(0, keepdim=True), steps), ndim)
+
+    def size(vector: Tensor) -> float:
+        return float((vector if w is None else vector * w.sqrt()).norm())
+
+    eps = torch.finfo(form.xi.dtype).eps
+    last = float("inf")
+    for _ in range(_MOST_STEPS):
+        step = displacement(mean)
+        moved = size(step)
+        if moved <= 16 * eps * max(size(flatten(mean, ndim)), eps) or (moved >= last and moved <= eps**0.5):
+            break
+        last = moved
+        velocity = unflatten(step, mean, ndim)
+        try:
+            mean = geometry.exp(mean, velocity)
+        except NotImplementedError:
+            mean = geometry.retract(mean, velocity)
+        mean = group.canonical(mean, weights).point
+    else:
+        raise NotConvergedError(
+            f"the Frechet mean has not settled after {_MOST_STEPS} steps (last step {moved:.1e}): the members are too far apart "
+            "to have a mean (they do not fit into half of the quotient space)"
+        )
+    return map_blocks(lambda t: t[0], mean)
