@@ -13,12 +13,15 @@ from manifoldid.diagnose.fallback import add_projections
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.formula import Labels, formula
 from manifoldid.diagnose.generators import Algebra, Search, close
+from manifoldid.diagnose.large import add_large_projections, search_large
 from manifoldid.diagnose.moves import finite_moves
 from manifoldid.diagnose.nullspace import NullSpaces
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.ratios import add_ratio
 from manifoldid.diagnose.strategy import search_closed_forms
 from manifoldid.points import Point, blocks_of
+
+_LARGE = 600  # parameters beyond which derivatives are never matrices
 
 
 def diagnose(
@@ -29,13 +32,8 @@ def diagnose(
     generator: torch.Generator | None = None,
 ) -> Diagnosis:
     probe = Probe(predict, point, sample, generator)
-    nulls = NullSpaces(probe)
-    search = Search(nulls, [])
-    search_closed_forms(search, probe.like)
-    algebra = close(search)
-    _ = add_ratio(search) or add_tabulated(search) or add_projections(search)
-    if len(search.fields) > len(algebra.constants):
-        algebra = close(search) if all(f.closed_form for f in search.fields) else algebra
+    search, null_dim, algebra = _searched(probe)
+    nulls = search.nulls
     labels = labels_of(probe)
     name = _name(search, algebra)
     points = [p.x for p in nulls.regular(2)]
@@ -47,7 +45,7 @@ def diagnose(
         )
     return Diagnosis(
         dim=nulls.dim,
-        null_dim=probe.size - nulls.local.rank,
+        null_dim=null_dim,
         algebra=name,
         generators=tuple(generators),
         discrete=(),
@@ -60,6 +58,23 @@ def diagnose(
         certainty=nulls.kept / max(nulls.dropped, 1e-17),
         size=probe.size,
     )
+
+
+def _searched(probe: Probe) -> tuple[Search, int, Algebra]:
+    """The fields of a model, the dimension of the null space at the given point, and the structure constants."""
+    if probe.size > _LARGE:
+        search, null_dim = search_large(probe)
+        algebra = close(search)
+        add_large_projections(search)
+        return search, null_dim, algebra
+    nulls = NullSpaces(probe)
+    search = Search(nulls, [])
+    search_closed_forms(search, probe.like)
+    algebra = close(search)
+    _ = add_ratio(search) or add_tabulated(search) or add_projections(search)
+    if len(search.fields) > len(algebra.constants) and all(f.closed_form for f in search.fields):
+        algebra = close(search)
+    return search, probe.size - nulls.local.rank, algebra
 
 
 def labels_of(probe: Probe) -> Labels:

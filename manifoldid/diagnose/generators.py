@@ -7,14 +7,20 @@ values. Vertical fields form a module over functions; what counts is new modulo 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from manifoldid.diagnose.fields import ClosedField, Field, FunctionField
 from manifoldid.diagnose.libraries import Family
 from manifoldid.diagnose.nullspace import LocalNull, NullSpaces, local_null
 from manifoldid.diagnose.sparse import echelon_basis, readable, sparse_candidates
+
+if TYPE_CHECKING:
+    from manifoldid.diagnose.large import LargeNulls
 
 _VERTICAL = 1e-8  # relative generalised singular value of a vertical field: rounding of null spaces is below 1e-9
 _COLLINEAR = 1e-7  # candidates closer than this cannot be told apart
@@ -29,7 +35,7 @@ class Search:
         fields: Fields found; their values are independent at generic points, except those that close the algebra.
     """
 
-    nulls: NullSpaces
+    nulls: "NullSpaces | LargeNulls"
     fields: list[Field]
     _fresh: list[LocalNull] = field(default_factory=list)
 
@@ -290,14 +296,19 @@ def _affine_bracket(first: ClosedField, second: ClosedField) -> ClosedField:
     zero = torch.zeros(first.size, dtype=torch.float64)
     a, b = (f.constant if f.constant is not None else zero for f in (first, second))
     constant = second.linear(a) - first.linear(b)
-    columns = torch.eye(first.size, dtype=torch.float64)
-    matrix = (second.linear(first.linear(columns)) - first.linear(second.linear(columns))).mT
-    matrix = torch.where(matrix.abs() > 1e-12, matrix, torch.zeros_like(matrix))
-    index = matrix.nonzero()
+    left, right = (_sparse(f) for f in (first, second))
+    matrix = (right @ left - left @ right).tocoo()
+    keep = np.abs(matrix.data) > 1e-12
     return ClosedField(
         first.size,
         constant if bool((constant.abs() > 1e-12).any()) else None,
-        index[:, 0],
-        index[:, 1],
-        matrix[index[:, 0], index[:, 1]],
+        torch.from_numpy(matrix.row[keep].astype(np.int64)),
+        torch.from_numpy(matrix.col[keep].astype(np.int64)),
+        torch.from_numpy(matrix.data[keep]),
     )
+
+
+def _sparse(field: ClosedField) -> csr_matrix:
+    """The linear part as a sparse matrix."""
+    place = (field.rows.numpy(), field.columns.numpy())
+    return csr_matrix((field.entries.numpy(), place), shape=(field.size, field.size))

@@ -38,7 +38,7 @@ def _families(search: Search, like: Point) -> Iterator[Family]:
     yield Pointwise(n, (IDENTITY,))
     if 2 * n <= _MOST_CANDIDATES:
         yield Pointwise(n, (CONSTANT, IDENTITY))
-    yield from _structured(like, n)
+    yield from structured_families(like, n)
     if n + n * n <= _MOST_CANDIDATES:
         yield AffineMaps(n)
     usable = [f for f in LIBRARY if f.level > 1 and f.defined(points)]
@@ -103,7 +103,7 @@ def _smallest(gram: Tensor, inner: Tensor, pairs: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(whiten.mT @ a @ whiten)[:, 0]
 
 
-def _structured(like: Point, n: int) -> Iterator[Family]:
+def structured_families(like: Point, n: int) -> Iterator[Operators]:
     """Maps of rows and columns: of the blocks of a dict, and of every matrix that a flat vector of length n may be."""
     blocks, members, start = blocks_of(like), [], 0
     for t in blocks.values():
@@ -117,7 +117,10 @@ def _structured(like: Point, n: int) -> Iterator[Family]:
         for k in range(2, min(n // 2, 8) + 1):
             if n % k == 0:
                 yield Operators(n, tuple(row_maps(n, n // k, k)), f"maps of rows of length {k}", guess)
-                if k != n // k:
+                if n % (2 * k) == 0 and not guess:
+                    halves = row_maps(n, n // 2 // k, k, 0, n) + row_maps(n, n // 2 // k, k, n // 2, n)
+                    yield Operators(n, tuple(halves), f"maps of rows of length {k} in either half")
+                if k != n // k and n // k <= 4 * _AXIS:
                     yield Operators(n, tuple(row_maps(n, k, n // k, along="rows")), f"maps of {k} rows", guess)
 
 

@@ -1,0 +1,194 @@
+"""Closed-form fields of models with many parameters.
+
+Candidates come first from the structure of the point (constants, scalings and small matrix maps of its blocks), tested with
+products J'w of random w; what they do not explain is looked for by random projections on the null space, and pointwise
+fields c_i f(x_i) are read off these: c = nu(x) / f(x) must be the same vector at every point.
+"""
+
+import torch
+from torch import Tensor
+
+from manifoldid.diagnose.fields import ClosedField, Field, FunctionField
+from manifoldid.diagnose.functions import CONSTANT, LIBRARY, ScalarFunction
+from manifoldid.diagnose.generators import Search, _sparse_constants
+from manifoldid.diagnose.libraries import Operators, Pointwise
+from manifoldid.diagnose.matrix_free import LargeNull, Linearised, diagonal_weight, large_null, project
+from manifoldid.diagnose.nullspace import LocalNull, scale_of
+from manifoldid.diagnose.probe import Probe
+from manifoldid.diagnose.sparse import echelon_basis, readable
+from manifoldid.diagnose.strategy import structured_families
+
+_MOST_NUMBERS = 40_000_000  # of a dense table of candidate fields, 320 MB
+_MOST_DIRECTIONS = 64
+
+
+class LargeNulls:
+    """Null spaces of a large model, one point at a time and without matrices; `NullSpaces` is the dense counterpart.
+
+    Attributes:
+        scale: Units (n,) of the coordinates.
+        dim: Dimension of the generic null space.
+        certain: Whether all iterations converged.
+        complete: False if there may be more directions than were looked for.
+    """
+
+    def __init__(self, probe: Probe):
+        """Draws two points and linearises the model there."""
+        self.probe = probe
+        points = [probe.draw() for _ in range(2)]
+        self.scale = scale_of(torch.stack(points))
+        self.models = [Linearised(probe, x, self.scale) for x in points]
+        self.dim, self.certain, self.complete = 0, True, True
+        self.kept, self.dropped = 1.0, 1e-11
+
+    @property
+    def rank(self) -> int:
+        """Generic rank."""
+        return self.probe.size - self.dim
+
+    def regular(self, count: int) -> list[LocalNull]:
+        """The probe points, at most `count`; their null spaces are left out."""
+        empty = torch.zeros(0, 0, dtype=torch.float64)
+        return [LocalNull(model.x, empty, empty, empty[0:0].reshape(-1), 1.0, 0.0) for model in self.models[:count]]
+
+
+def search_large(probe: Probe) -> tuple[Search, int]:
+    """The fields of a large model, and the dimension of the null space at the caller's point."""
+    nulls = LargeNulls(probe)
+    search = Search(nulls, [])
+    structured = _structured(nulls)
+    first = large_null(nulls.models[0], probe.generator, _span(structured, nulls.models[0]), _MOST_DIRECTIONS)
+    nulls.dim, nulls.certain, nulls.complete = first.basis.shape[1], first.certain, first.complete
+    if nulls.dim:
+        _explain(search, first, structured)
+    here = Linearised(probe, probe.point, nulls.scale)
+    if bool((probe.point == nulls.models[0].x).all()):
+        return search, nulls.dim
+    local = large_null(here, probe.generator, _span(search.fields, here), _MOST_DIRECTIONS)
+    return search, local.basis.shape[1]
+
+
+def _explain(search: Search, null: LargeNull, structured: list[Field]) -> None:
+    """Closed forms for the null space: constants, then the structured ones, then pointwise functions."""
+    nulls = search.nulls
+    search.fields += _pointwise(null.basis, CONSTANT, nulls)
+    rank = search.rank()
+    for field in structured:
+        if rank < nulls.dim and search.rank((field,)) > rank:
+            search.fields.append(field)
+            rank += 1
+    points = torch.stack([m.x for m in nulls.models])
+    for function in LIBRARY[1:]:
+        if rank >= nulls.dim:
+            return
+        if not function.defined(points):
+            continue
+        for field in _pointwise(null.basis, function, nulls):
+            if rank < nulls.dim and search.rank((field,)) > rank:
+                search.fields.append(field)
+                rank += 1
+
+
+def _pointwise(basis: Tensor, function: ScalarFunction, nulls: LargeNulls) -> list[ClosedField]:
+    """All fields c_i f(x_i) of the null space with basis (n, d) at the first point, tested at the second."""
+    first, second = nulls.models
+    there = function.value(second.x)
+    c = basis * nulls.scale[:, None] / function.value(first.x)[:, None]
+    candidates = c * there[:, None] / nulls.scale[:, None]
+    length = candidates.norm(dim=0)
+    if not bool(torch.isfinite(length).all()):
+        return []
+    candidates = candidates / length
+    seen = torch.stack([second.push(v) for v in candidates.mT], dim=1)
+    z = torch.randn(len(c), generator=nulls.probe.generator, dtype=torch.float64)
+    top = float(second.push(z).norm() / z.norm())
+    gram = seen.mT @ seen / max(top, 1e-300) ** 2
+    values, vectors = torch.linalg.eigh(gram)
+    kept = vectors[:, values < 1e-14] / length[:, None]  # squares: a share of 1e-7 of a random vector
+    if not kept.shape[1]:
+        return []
+    family = Pointwise(len(c), (function,))
+    return [family.field(found) for found in _sparse_constants(c @ kept, nulls.scale)]
+
+
+def _structured(nulls: LargeNulls) -> list[Field]:
+    """Fields of the structured families that are vertical at both points, simplest first."""
+    best: list[Field] = []
+    n = nulls.probe.size
+    for family in structured_families(nulls.probe.like, n):
+        if family.count * n <= _MOST_NUMBERS and family.count <= 1500:
+            found = _vertical(family, nulls)
+            best = found if len(found) > len(best) else best
+    return best
+
+
+def _vertical(family: Operators, nulls: LargeNulls) -> list[Field]:
+    values, stacked = [], []
+    count = -(-family.count // len(nulls.models)) + 6
+    for model in nulls.models:
+        value = family.evaluate(model.x) / nulls.scale[:, None]
+        rows = []
+        for _ in range(count):
+            w = torch.randn(model.outputs, generator=nulls.probe.generator, dtype=torch.float64)
+            pulled = model.pull(w)
+            rows.append(pulled / pulled.norm().clamp_min(1e-300))
+        values.append(torch.stack(rows) @ value)
+        stacked.append(value.mT @ value)
+    size = sum(stacked).diagonal().sqrt()
+    return _read(family, values, sum(stacked), size)
+
+
+def _read(family: Operators, seen: list[Tensor], gram: Tensor, size: Tensor) -> list[Field]:
+    used = size > 1e-14 * size.max()
+    chosen = size[used]
+    values, vectors = torch.linalg.eigh(gram[used][:, used] / chosen / chosen[:, None])
+    keep = values > 1e-10 * values[-1]
+    whiten = vectors[:, keep] / values[keep].sqrt()
+    matrix = torch.cat(seen)[:, used] / chosen @ whiten
+    _, sigma, vh = torch.linalg.svd(matrix, full_matrices=True)
+    rank = int((sigma > 1e-9 * sigma[0]).sum()) if len(sigma) and sigma[0] > 0 else 0
+    space = whiten @ vh[rank:].mT
+    if not space.shape[1]:
+        return []
+    echelon, _ = echelon_basis(space)
+    fields: list[Field] = []
+    for column in echelon.mT:
+        full = torch.zeros(family.count, dtype=torch.float64)
+        full[used] = column / chosen
+        fields.append(family.field(readable(full, torch.where(used, size, torch.ones_like(size)))))
+    return fields
+
+
+def _span(fields: list[Field], model: Linearised) -> Tensor:
+    """Orthonormal columns (n, k) of the fields at a point, in scaled coordinates."""
+    if not fields:
+        return torch.zeros(model.size, 0, dtype=torch.float64)
+    values = torch.stack([f(model.x) for f in fields], dim=1) / model.scale[:, None]
+    q, r = torch.linalg.qr(values / values.norm(dim=0).clamp_min(1e-300))
+    size = r.diagonal().abs()
+    if bool((size > 1e-9).all()):
+        return q
+    u, s, _ = torch.linalg.svd(values, full_matrices=False)
+    return u[:, s > 1e-9 * s[0]]
+
+
+def add_large_projections(search: Search) -> None:
+    """Completes the fields by projections of random directions on the null space at each point."""
+    for _ in range(min(search.dim - search.rank(), _MOST_DIRECTIONS)):
+        search.fields.append(_projection(search.nulls))
+
+
+def _projection(nulls: LargeNulls) -> Field:
+    """A field without a formula: a random direction, projected on the null space at each point."""
+    z = torch.randn(nulls.probe.size, generator=nulls.probe.generator, dtype=torch.float64)
+
+    def velocity(x: Tensor) -> Tensor:
+        model = Linearised(nulls.probe, x.detach().double(), nulls.scale)
+        weight = diagonal_weight(model, torch.Generator().manual_seed(0))
+        null, _ = project(model, z, torch.ones_like(weight))
+        return (nulls.scale * null).to(x)
+
+    return FunctionField(
+        nulls.probe.size, velocity, "no closed form: a random direction, projected on the null space at each point", False
+    )
+

@@ -1,0 +1,153 @@
+"""Null spaces of models with many parameters: derivatives only as products with vectors, never as a matrix.
+
+A random vector z minus its least-squares reconstruction from what is seen is its projection on the null space. A few such
+projections span it; that they do is seen when the next one, with the span taken out of z beforehand, has nothing left.
+Iterations are conjugate gradients on the normal equations, so that their number goes with the condition number of the model
+and not with its size; a model too badly conditioned for that is reported as uncertain, not as having a gauge.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from manifoldid.diagnose.probe import Probe
+
+_ITERATIONS = 2000
+_CONVERGED = 1e-11  # gradient of the normal equations, relative to its start
+_NULL = 1e-11  # |J u| / |u| of a null vector, relative to that of a random one: rounding
+_WEAK = 1e-8  # below this and above _NULL a direction is weak, or its iteration has not converged
+_CHANCE = 1e-4  # share of a random vector in the null space, relative to its expectation, that chance does not undercut
+
+
+class Linearised:
+    """The derivative of predictions at one point, in the scaled coordinates x / scale, as products with vectors."""
+
+    def __init__(self, probe: Probe, x: Tensor, scale: Tensor):
+        """Evaluates the model once and keeps the graph."""
+        self.x, self.scale, self.size = x, scale, probe.size
+        self._input = x.detach().clone().requires_grad_()
+        self._output = probe.predict(self._input)
+        self.outputs = self._output.numel()
+        self.constant = not self._output.requires_grad
+        if self.constant:
+            return
+        self._dual = torch.zeros_like(self._output).requires_grad_()
+        (self._pulled,) = torch.autograd.grad(self._output, self._input, self._dual, create_graph=True, allow_unused=True)
+        self.constant = self._pulled is None
+        self._linear = not self.constant and self._pulled.requires_grad
+
+    def pull(self, w: Tensor) -> Tensor:
+        """J' w (n,) for w (p,)."""
+        if self.constant:
+            return torch.zeros(self.size, dtype=torch.float64)
+        (g,) = torch.autograd.grad(self._output, self._input, w.to(self._output.dtype), retain_graph=True)
+        return g.double() * self.scale
+
+    def push(self, u: Tensor) -> Tensor:
+        """J u (p,) for u (n,)."""
+        if not self._linear:
+            return torch.zeros(self.outputs, dtype=torch.float64)
+        (v,) = torch.autograd.grad(self._pulled, self._dual, (u * self.scale).to(self._pulled.dtype), retain_graph=True)
+        return v.double()
+
+
+def project(model: Linearised, z: Tensor, weight: Tensor) -> tuple[Tensor, bool]:
+    """z minus the least-squares solution s of J s = J z, by conjugate gradients preconditioned with `weight` (n,).
+
+    Args:
+        model: The linearised model.
+        z: A vector (n,).
+        weight: Positive weights (n,): inverse squares of the sizes of the columns of J.
+
+    Returns:
+        The null part of z, and whether the iteration came to an end.
+    """
+    null = z.clone()
+    residual = model.push(z)
+    gradient = model.pull(residual)
+    direction = weight * gradient
+    energy = float(gradient @ direction)
+    first = energy
+    for _ in range(_ITERATIONS):
+        if energy <= _CONVERGED**2 * first or energy == 0:
+            return null, True
+        seen = model.push(direction)
+        curvature = float(seen @ seen)
+        if curvature == 0:
+            return null, True
+        step = energy / curvature
+        null -= step * direction
+        residual -= step * seen
+        gradient = model.pull(residual)
+        ahead = weight * gradient
+        new = float(gradient @ ahead)
+        direction = ahead + (new / energy) * direction
+        energy = new
+    return null, False
+
+
+@dataclass
+class LargeNull:
+    """The null space of a large model at one point.
+
+    Attributes:
+        basis: Orthonormal columns (n, d) in scaled coordinates.
+        certain: Whether all iterations converged and nothing was close to the threshold.
+        complete: False when the search stopped at its limit with directions left.
+    """
+
+    basis: Tensor
+    certain: bool
+    complete: bool
+
+
+def large_null(
+    model: Linearised, generator: torch.Generator, known: Tensor | None = None, most: int = 64
+) -> LargeNull:
+    """Random projections on the null space until nothing is left.
+
+    Args:
+        model: The linearised model.
+        generator: Source of random vectors.
+        known: Orthonormal columns (n, k) known to lie in the null space.
+        most: How many further directions are looked for.
+
+    Returns:
+        The null space, `known` included.
+    """
+    n = model.size
+    weight = diagonal_weight(model, generator)
+    basis = torch.zeros(n, 0, dtype=torch.float64) if known is None else known
+    certain = True
+    for _ in range(most + 1):
+        z = torch.randn(n, generator=generator, dtype=torch.float64) * weight.sqrt()
+        z = z - basis @ (basis.mT @ z)
+        size, top = float(z.norm()), float(model.push(z).norm()) / float(z.norm())
+        null = z
+        for _ in range(3):  # iterative refinement: what is left of weak directions is what predictions still see
+            null, converged = project(model, null, weight)
+            null = null - basis @ (basis.mT @ null)
+            leak = float(model.push(null).norm()) / max(float(null.norm()), 1e-300) / max(top, 1e-300)
+            small = float(null.norm()) / size * n**0.5 < _CHANCE
+            if leak < _NULL or small or not converged:
+                break
+        if small or leak > _WEAK:
+            return LargeNull(basis, certain and converged and small, True)
+        certain = certain and leak < _NULL
+        null = null - basis @ (basis.mT @ null)
+        basis = torch.cat([basis, (null / null.norm())[:, None]], dim=1)
+        if basis.shape[1] == n:
+            return LargeNull(basis, certain, True)
+    return LargeNull(basis, certain, False)
+
+
+def diagonal_weight(model: Linearised, generator: torch.Generator, count: int = 8) -> Tensor:
+    """1 / diag(J'J) (n,), estimated by random signs and bounded: Jacobi's preconditioner."""
+    total = torch.zeros(model.size, dtype=torch.float64)
+    for _ in range(count):
+        signs = torch.randint(0, 2, (model.outputs,), generator=generator).double() * 2 - 1
+        total += model.pull(signs).square()
+    size = total / count
+    floor = 1e-3 * size.mean()
+    return (1 / size.clamp_min(floor)) if floor > 0 else torch.ones_like(size)
