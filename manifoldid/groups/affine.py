@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manifoldid.groups._sphere import SphereGeometry
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.reference import reference_items
@@ -100,7 +101,9 @@ class Affine(ItemGroup):
     def reference_frame(self, x: Tensor, index: object) -> Canonical:
         """Reference items (i, j) per block get the values 0 and 1; with `common_scale` (i, j) and one item for every other block."""
         if self.common_scale and self.block_count > 1:
-            raise TypeError("Reference of Affine(common_scale=True) with several blocks is not defined; use mid.Section(group)")
+            raise TypeError(
+                "Reference of Affine(common_scale=True) with several blocks is not defined; use mid.Section(group)"
+            )
         origin, unit = reference_items(self, index, x.shape[-1], each=2)
         shift = x[..., origin]
         size = x[..., unit] - shift
@@ -109,6 +112,9 @@ class Affine(ItemGroup):
 
     def regular_columns(self) -> list[tuple[GaugeGroup, str]]:
         return [(self, "")] if self.common_scale else super().regular_columns()
+
+    def geometry(self, weights: Weights = None) -> SphereGeometry:
+        return SphereGeometry(self, weights, shifts=True, together=self.common_scale)
 
     def generator_names(self, x: Point) -> list[str]:
         if self.common_scale:

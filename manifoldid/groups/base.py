@@ -187,7 +187,9 @@ class GaugeGroup(ABC):
         if self.block_names:
             if not is_dict(x):
                 wanted = ", ".join(self.block_names)
-                raise ValueError(f"`{name}` must be a dict with the blocks {wanted} of {type(self).__name__}, got a tensor")
+                raise ValueError(
+                    f"`{name}` must be a dict with the blocks {wanted} of {type(self).__name__}, got a tensor"
+                )
             missing = [block for block in self.block_names if block not in x]
             if missing:
                 raise ValueError(

@@ -11,7 +11,18 @@ from torch import Tensor
 from manifoldid._linalg import pushforward
 from manifoldid.errors import DegeneratePointError
 from manifoldid.groups.base import Canonical, GaugeGroup
-from manifoldid.points import Point, Weights, blocks_of, concrete, detached, first, flat_weights, flatten, is_dict, unflatten
+from manifoldid.points import (
+    Point,
+    Weights,
+    blocks_of,
+    concrete,
+    detached,
+    first,
+    flat_weights,
+    flatten,
+    is_dict,
+    unflatten,
+)
 
 _NEWTON_STEPS = 60
 _BLIND_STEPS = 15  # where values cannot be looked at; Newton doubles its digits from the third or fourth step on
@@ -147,7 +158,9 @@ def _descent(slope: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(0.5 * (curvature + curvature.mT))
     floor = 1e-12 * values.abs().amax(-1, keepdim=True)
     usable = values.abs() > floor
-    inverse = torch.where(usable, 1 / torch.where(usable, values.abs(), torch.ones_like(values)), torch.zeros_like(values))
+    inverse = torch.where(
+        usable, 1 / torch.where(usable, values.abs(), torch.ones_like(values)), torch.zeros_like(values)
+    )
     step = -(vectors @ (inverse[..., None] * (vectors.mT @ slope[..., None])))[..., 0]
     return step, curvature.diagonal(dim1=-2, dim2=-1).abs()
 
@@ -169,7 +182,9 @@ def _shortened(objective: _Objective, x: Point, step: Tensor, value: Tensor, slo
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     """The solution of a symmetric system; directions without curvature (stabilisers) stay at zero."""
     scale = matrix.diagonal(dim1=-2, dim2=-1).abs().amax(-1, keepdim=True)[..., None]
-    inverse = torch.linalg.pinv(0.5 * (matrix + matrix.mT), hermitian=True, rtol=1e-12) if matrix.shape[-1] > 1 else None
+    inverse = (
+        torch.linalg.pinv(0.5 * (matrix + matrix.mT), hermitian=True, rtol=1e-12) if matrix.shape[-1] > 1 else None
+    )
     if inverse is None:
         safe = torch.where(scale > 0, matrix, torch.ones_like(matrix))
         return (right[..., None] / safe)[..., 0]

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manifoldid.groups._euclidean import LogGeometry
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups.base import Canonical
 from manifoldid.groups.reference import reference_items
 from manifoldid.groups.scaling import divided, per_block
+from manifoldid.groups.translation import Translation
 from manifoldid.points import Point, Weights
 
 
@@ -66,6 +68,9 @@ class PositiveScaling(ItemGroup):
     def reference_frame(self, x: Tensor, index: object) -> Canonical:
         size = x[..., reference_items(self, index, x.shape[-1], each=1)[0]]
         return divided(x, size, (size > 0) & (x > 0).all(-1, keepdim=True), self.at_items)
+
+    def geometry(self, weights: Weights = None) -> LogGeometry:
+        return LogGeometry(self, weights, Translation(self.blocks))
 
     def generator_names(self, x: Point) -> list[str]:
         return self.named("scaling")

@@ -1,12 +1,26 @@
 """Products of groups that act on different blocks of a dict point."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from manifoldid.groups.base import Canonical, GaugeGroup
-from manifoldid.points import Point, Weights, as_point, blocks_of, first, is_dict
+from manifoldid.groups._euclidean import safe_root
+from manifoldid.groups.geometry import Geometry
+from manifoldid.points import (
+    Point,
+    Weights,
+    as_point,
+    blocks_of,
+    first,
+    flat_weights,
+    flatten,
+    is_dict,
+    map_blocks,
+    unflatten,
+)
 
 
 class Product(GaugeGroup):
@@ -35,7 +49,9 @@ class Product(GaugeGroup):
             factors += group.factors()
         for name, group in by_block.items():
             if group.block_names or isinstance(group, Product):
-                raise TypeError(f"`Product` takes {group!r}, which names its own blocks, without a name: mid.Product({group!r})")
+                raise TypeError(
+                    f"`Product` takes {group!r}, which names its own blocks, without a name: mid.Product({group!r})"
+                )
             factors.append((group, name))
         names = [name for _, of in factors for name in ((of,) if isinstance(of, str) else of)]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -73,7 +89,9 @@ class Product(GaugeGroup):
     def validate(self, x: Any, name: str = "point") -> Point:
         x = as_point(x, name)
         if self._factors and not is_dict(x):
-            raise ValueError(f"`{name}` must be a dict with the blocks {', '.join(self.block_names)} of {self!r}, got a tensor")
+            raise ValueError(
+                f"`{name}` must be a dict with the blocks {', '.join(self.block_names)} of {self!r}, got a tensor"
+            )
         missing = [block for block in self.block_names if block not in x]
         if missing:
             raise ValueError(f"`{name}` lacks the blocks {missing} that {self!r} acts on; it has {sorted(x.keys())}")
@@ -86,7 +104,9 @@ class Product(GaugeGroup):
         columns = []
         for group, of in self._factors:
             for owner, label in group.regular_columns():
-                columns.append((owner, ", ".join(filter(None, [f"block {of!r}" if isinstance(of, str) else "", label]))))
+                columns.append(
+                    (owner, ", ".join(filter(None, [f"block {of!r}" if isinstance(of, str) else "", label])))
+                )
         return columns
 
     # ------------------------------------------------------------------------------------------------ the action
@@ -136,12 +156,94 @@ class Product(GaugeGroup):
         regular = torch.cat([_mask(group, form) for group, _, form in forms], dim=-1)
         return Canonical(_with(x, {of: form.point for _, of, form in forms}), xi, regular)
 
+    def geometry(self, weights: Weights = None) -> "ProductGeometry":
+        return ProductGeometry(self, weights)
+
     def generator_names(self, x: Point) -> list[str]:
         names = []
         for group, of in self._factors:
             own = group.generator_names(_part(x, of))
             names += [f"{name} of {of!r}" for name in own] if isinstance(of, str) else own
         return names
+
+
+class ProductGeometry(Geometry):
+    """The factors' geometries side by side; blocks that no factor names are Euclidean."""
+
+    def __init__(self, group: Product, weights: Weights):
+        super().__init__(group, weights)
+        self.parts = [(f.geometry(part_of_weights(weights, of)), of) for f, of in group.factors()]
+
+    def _each(self, x: Point, operation: Callable[[Geometry, tuple[str, ...] | str], Point]) -> Point:
+        return _with(x, {of: operation(geometry, of) for geometry, of in self.parts})
+
+    def _free(self, x: Point) -> Point:
+        """The blocks that no factor names."""
+        return {n: t for n, t in blocks_of(x).items() if n not in self.group.block_names}
+
+    def _sum(self, x: Point, value: Callable[[Geometry, tuple[str, ...] | str], Tensor], u: Point, v: Point) -> Tensor:
+        """Sum of a value over the factors, plus <u, v> over the free blocks."""
+        ndim, free = self.group.batch_ndim(x), self._free(x)
+        total = sum(value(geometry, of) for geometry, of in self.parts)
+        if not free:
+            return total
+        product = flatten(map_blocks(torch.mul, *(self._free(t) for t in (u, v))), ndim)
+        w = flat_weights(self._free_weights(free), free, ndim)
+        return total + (product if w is None else product * w).sum(-1)
+
+    def _free_weights(self, free: Point) -> Weights:
+        if not isinstance(self.weights, dict):
+            return None
+        return {name: w for name, w in self.weights.items() if name in free} or None
+
+    def inner(self, x: Point, u: Point, v: Point) -> Tensor:
+        """See `Geometry.inner`."""
+        return self._sum(x, lambda g, of: g.inner(_part(x, of), _part(u, of), _part(v, of)), u, v)
+
+    def horizontal(self, x: Point, u: Point) -> Point:
+        """See `Geometry.horizontal`."""
+        return self._each(u, lambda g, of: g.horizontal(_part(x, of), _part(u, of)))
+
+    def gradient(self, x: Point, derivative: Point) -> Point:
+        """See `Geometry.gradient`."""
+        return self._each(
+            self._free_scaled(derivative, x, -1.0), lambda g, of: g.gradient(_part(x, of), _part(derivative, of))
+        )
+
+    def components(self, x: Point, u: Point) -> Point:
+        """See `Geometry.components`."""
+        return self._each(self._free_scaled(u, x, 0.5), lambda g, of: g.components(_part(x, of), _part(u, of)))
+
+    def _free_scaled(self, u: Point, x: Point, power: float) -> Point:
+        free = self._free(u)
+        ndim = self.group.batch_ndim(x)
+        w = flat_weights(self._free_weights(free), free, ndim) if free else None
+        return u if w is None else {**u, **unflatten(flatten(free, ndim) * w**power, free, ndim)}
+
+    def retract(self, x: Point, u: Point) -> Point:
+        """See `Geometry.retract`."""
+        return self._each(map_blocks(torch.add, x, u), lambda g, of: g.retract(_part(x, of), _part(u, of)))
+
+    def exp(self, x: Point, u: Point) -> Point:
+        """See `Geometry.exp`."""
+        return self._each(map_blocks(torch.add, x, u), lambda g, of: g.exp(_part(x, of), _part(u, of)))
+
+    def log(self, x: Point, y: Point) -> Point:
+        """See `Geometry.log`."""
+        return self._each(map_blocks(torch.sub, y, x), lambda g, of: g.log(_part(x, of), _part(y, of)))
+
+    def dist(self, x: Point, y: Point) -> Tensor:
+        """See `Geometry.dist`: the root of the sum of squared distances."""
+        u = map_blocks(torch.sub, y, x)
+        return safe_root(self._sum(x, lambda g, of: g.dist(_part(x, of), _part(y, of)).square(), u, u))
+
+    def align(self, x: Point, to: Point) -> Point:
+        """See `Geometry.align`."""
+        return self._each(x, lambda g, of: g.align(_part(x, of), _part(to, of)))
+
+    def transport(self, x: Point, y: Point, v: Point) -> Point:
+        """See `Geometry.transport`."""
+        return self._each(v, lambda g, of: g.transport(_part(x, of), _part(y, of), _part(v, of)))
 
 
 def _mask(group: GaugeGroup, form: Canonical) -> Tensor:

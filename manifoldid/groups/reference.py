@@ -41,7 +41,9 @@ def reference_items(group: ItemGroup, index: Any, items: int, each: int) -> list
     for entry in entries:
         blocks = {int(group.blocks[item]) for item in entry}
         if len(blocks) > 1 or next(iter(blocks)) in of_block:
-            raise ValueError(f"`index` of Reference needs {wanted} in every block, got {index!r} for labels {group.block_labels}")
+            raise ValueError(
+                f"`index` of Reference needs {wanted} in every block, got {index!r} for labels {group.block_labels}"
+            )
         of_block[blocks.pop()] = entry
     return [list(column) for column in zip(*(of_block[label] for label in group.block_labels or []), strict=True)]
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from manifoldid._linalg import root, widened
+from manifoldid.groups._sphere import SphereGeometry
 from manifoldid.groups._items import ItemGroup, Measure
 from manifoldid.groups.base import Canonical
 from manifoldid.groups.geometry import Geometry
@@ -62,6 +63,9 @@ class Scaling(ItemGroup):
     def geometry(self, weights: Weights = None) -> Geometry:
         return SphericalGeometry(self, weights, Sized.without_origin)
 
+    def geometry(self, weights: Weights = None) -> SphereGeometry:
+        return SphereGeometry(self, weights, shifts=False)
+
     def generator_names(self, x: Point) -> list[str]:
         return self.named("scaling")
 
@@ -102,7 +106,9 @@ class Sized:
         measure = group.measure(x, weights)
         size = measure.size(x)
         form = divided(x, size, size > 0, measure.spread)
-        return cls(measure, form.point, torch.zeros_like(x), measure.spread(torch.where(size > 0, size, torch.ones_like(size))))
+        return cls(
+            measure, form.point, torch.zeros_like(x), measure.spread(torch.where(size > 0, size, torch.ones_like(size)))
+        )
 
     def mean(self, x: Tensor) -> Tensor:
         """Weighted mean over the items that share a size; shape (*batch, sizes)."""
@@ -207,7 +213,9 @@ class SphericalGeometry(Geometry):
         """Parallel transport along the shortest geodesic: v - <v, a + b> (a + b) / (1 + <a, b>) for units a, b."""
         start, end = self._sized(x), self._sized(y)
         middle = start.unit + end.unit
-        square = start.mean(middle.square())  # 2 (1 + <a, b>); 0 for opposite points, between which no direction is distinguished
+        square = start.mean(
+            middle.square()
+        )  # 2 (1 + <a, b>); 0 for opposite points, between which no direction is distinguished
         safe = torch.where(square > 0, square, torch.ones_like(square))
         velocity = start.horizontal(v) / start.size
         turned = velocity - middle * start.spread(2 * start.mean(velocity * middle) / safe)

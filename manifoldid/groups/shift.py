@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldid.groups._euclidean import EuclideanGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.points import Point, Weights, blocks_of, concrete, event_numel, first, flat_weights, flatten, unflatten
 
@@ -54,7 +55,9 @@ class Shift(GaugeGroup):
     def batch_ndim(self, x: Point) -> int:
         if isinstance(self.directions, Tensor):
             return max(0, first(x).ndim - self.event_dim)
-        given = {x[b].ndim - d.ndim for direction in self.directions for b, d in direction.items() if isinstance(d, Tensor)}
+        given = {
+            x[b].ndim - d.ndim for direction in self.directions for b, d in direction.items() if isinstance(d, Tensor)
+        }
         if len(given) > 1:
             raise ValueError(f"`point` has blocks whose batch dimensions do not agree with the directions of {self!r}")
         if given:
@@ -102,9 +105,16 @@ class Shift(GaugeGroup):
         ndim = self.batch_ndim(x)
         one = {name: t[(0,) * ndim] for name, t in blocks_of(x).items()}
         if isinstance(x, Tensor):
-            return self.directions.to(dtype=x.dtype, device=x.device).flatten(1) if self.event_dim else self.vertical_basis(one[""])[:, None]
+            return (
+                self.directions.to(dtype=x.dtype, device=x.device).flatten(1)
+                if self.event_dim
+                else self.vertical_basis(one[""])[:, None]
+            )
         return torch.stack(
-            [torch.cat([self._direction(d.get(name, 0.0), t, 0).reshape(-1) for name, t in one.items()]) for d in self.directions]
+            [
+                torch.cat([self._direction(d.get(name, 0.0), t, 0).reshape(-1) for name, t in one.items()])
+                for d in self.directions
+            ]
         )
 
     def act(self, xi: Tensor, x: Point) -> Point:
@@ -172,6 +182,9 @@ class Shift(GaugeGroup):
                 f"`index` of Reference needs {len(self.directions)} reference item(s), one per direction of {self!r}, got {index!r}"
             )
         return columns
+
+    def geometry(self, weights: Weights = None) -> EuclideanGeometry:
+        return EuclideanGeometry(self, weights)
 
     def generator_names(self, x: Point) -> list[str]:
         if isinstance(self.directions, Tensor):

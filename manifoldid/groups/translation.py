@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manifoldid.groups._euclidean import EuclideanGeometry
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups.base import Canonical
 from manifoldid.groups.reference import reference_items
@@ -53,6 +54,9 @@ class Translation(ItemGroup):
         items = reference_items(self, index, x.shape[-1], each=1)[0]
         shift = x[..., items]
         return Canonical(x - self.at_items(shift), shift)
+
+    def geometry(self, weights: Weights = None) -> EuclideanGeometry:
+        return EuclideanGeometry(self, weights)
 
     def generator_names(self, x: Point) -> list[str]:
         return self.named("translation")

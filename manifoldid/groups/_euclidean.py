@@ -1,0 +1,116 @@
+"""Geometry of groups that shift: the total space is flat, horizontal vectors are the same everywhere, the quotient is Euclidean."""
+
+import torch
+from torch import Tensor
+
+from manifoldid.groups.base import GaugeGroup
+from manifoldid.groups.geometry import Geometry
+from manifoldid.points import Point, Weights, flat_weights, flatten, map_blocks, unflatten
+
+
+class EuclideanGeometry(Geometry):
+    """Metric sum w u v. The canonical section of the group is a linear projection, and that projection is the horizontal one."""
+
+    def inner(self, x: Point, u: Point, v: Point) -> Tensor:
+        """See `Geometry.inner`."""
+        ndim = self.group.batch_ndim(x)
+        product, w = flatten(u, ndim) * flatten(v, ndim), flat_weights(self.weights, x, ndim)
+        return (product if w is None else product * w).sum(-1)
+
+    def horizontal(self, x: Point, u: Point) -> Point:
+        """See `Geometry.horizontal`."""
+        return self.group.canonical(u, self.weights).point
+
+    def gradient(self, x: Point, derivative: Point) -> Point:
+        """See `Geometry.gradient`."""
+        return self.horizontal(x, self._weighted(derivative, x, -1.0))
+
+    def components(self, x: Point, u: Point) -> Point:
+        """See `Geometry.components`."""
+        return self._weighted(u, x, 0.5)
+
+    def retract(self, x: Point, u: Point) -> Point:
+        """See `Geometry.retract`: the geodesic."""
+        return map_blocks(torch.add, x, u)
+
+    def exp(self, x: Point, u: Point) -> Point:
+        """See `Geometry.exp`: x + u."""
+        return map_blocks(torch.add, x, u)
+
+    def log(self, x: Point, y: Point) -> Point:
+        """See `Geometry.log`: the horizontal component of y - x."""
+        return self.horizontal(x, map_blocks(torch.sub, y, x))
+
+    def dist(self, x: Point, y: Point) -> Tensor:
+        """See `Geometry.dist`."""
+        u = self.log(x, y)
+        return safe_root(self.inner(x, u, u))
+
+    def align(self, x: Point, to: Point) -> Point:
+        """See `Geometry.align`."""
+        return map_blocks(torch.add, to, self.log(to, x))
+
+    def transport(self, x: Point, y: Point, v: Point) -> Point:
+        """See `Geometry.transport`: horizontal vectors are the same at all points."""
+        return self.horizontal(y, v)
+
+    def _weighted(self, u: Point, x: Point, power: float) -> Point:
+        ndim = self.group.batch_ndim(x)
+        w = flat_weights(self.weights, x, ndim)
+        return u if w is None else unflatten(flatten(u, ndim) * w**power, x, ndim)
+
+
+class LogGeometry(Geometry):
+    """Geometry of positive points, pulled back from that of their logarithm: metric sum w (u / x) (v / x)."""
+
+    def __init__(self, group: GaugeGroup, weights: Weights, shifts: GaugeGroup):
+        super().__init__(group, weights)
+        self.chart = EuclideanGeometry(shifts, weights)
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """See `Geometry.inner`."""
+        return self.chart.inner(x, u / x, v / x)
+
+    def horizontal(self, x: Tensor, u: Tensor) -> Tensor:
+        """See `Geometry.horizontal`."""
+        return x * self.chart.horizontal(x, u / x)
+
+    def gradient(self, x: Tensor, derivative: Tensor) -> Tensor:
+        """See `Geometry.gradient`."""
+        return x * self.chart.gradient(x, x * derivative)
+
+    def components(self, x: Tensor, u: Tensor) -> Tensor:
+        """See `Geometry.components`."""
+        return self.chart.components(x, u / x)
+
+    def retract(self, x: Tensor, u: Tensor) -> Tensor:
+        """See `Geometry.retract`: the geodesic."""
+        return x * (u / x).exp()
+
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        """See `Geometry.exp`: x exp(u / x)."""
+        return x * (u / x).exp()
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `Geometry.log`."""
+        return x * self.chart.log(x.log(), y.log())
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `Geometry.dist`."""
+        return self.chart.dist(x.log(), y.log())
+
+    def align(self, x: Tensor, to: Tensor) -> Tensor:
+        """See `Geometry.align`."""
+        return self.chart.align(x.log(), to.log()).exp()
+
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """See `Geometry.transport`."""
+        return y * self.chart.transport(x, y, v / x)
+
+
+def safe_root(square: Tensor) -> Tensor:
+    """The square root, with derivative 0 at 0."""
+    positive = square > 0
+    return torch.where(
+        positive, torch.where(positive, square, torch.ones_like(square)).sqrt(), torch.zeros_like(square)
+    )
