@@ -24,3 +24,14 @@ def pushforward(function: Callable[..., Point], at: Point, velocity: Point) -> P
     value, pull = torch.func.vjp(function, at)
     _, pull_again = torch.func.vjp(lambda w: pull(w)[0], map_blocks(torch.zeros_like, value))
     return pull_again(velocity)[0]
+
+
+def widened(x: Point) -> Point:
+    """`x` in float64 where it is float32 and the device has float64: differences of almost equal points need it."""
+
+    def wide(t: Tensor) -> Tensor:
+        if t.device.type == "mps":
+            return t
+        return t.to({torch.float32: torch.float64, torch.complex64: torch.complex128}.get(t.dtype, t.dtype))
+
+    return map_blocks(wide, x)

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from manifoldid._linalg import widened
 from manifoldid.groups.base import GaugeGroup
 from manifoldid.groups.geometry import Geometry
-from manifoldid.points import Point, Weights, flat_weights, flatten, map_blocks, unflatten
+from manifoldid.points import Point, Weights, cast_like, flat_weights, flatten, map_blocks, unflatten
 
 
 class EuclideanGeometry(Geometry):
@@ -39,12 +40,16 @@ class EuclideanGeometry(Geometry):
 
     def log(self, x: Point, y: Point) -> Point:
         """See `Geometry.log`: the horizontal component of y - x."""
-        return self.horizontal(x, map_blocks(torch.sub, y, x))
+        return cast_like(self.horizontal(x, map_blocks(torch.sub, widened(y), widened(x))), x)
 
     def dist(self, x: Point, y: Point) -> Tensor:
         """See `Geometry.dist`."""
+        return safe_root(self.squared_dist(x, y))
+
+    def squared_dist(self, x: Point, y: Point) -> Tensor:
+        """See `Geometry.squared_dist`."""
         u = self.log(x, y)
-        return safe_root(self.inner(x, u, u))
+        return self.inner(x, u, u)
 
     def align(self, x: Point, to: Point) -> Point:
         """See `Geometry.align`."""
@@ -69,43 +74,63 @@ class LogGeometry(Geometry):
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """See `Geometry.inner`."""
+        x = _positive(x)
         return self.chart.inner(x, u / x, v / x)
 
     def horizontal(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.horizontal`."""
+        x = _positive(x)
         return x * self.chart.horizontal(x, u / x)
 
     def gradient(self, x: Tensor, derivative: Tensor) -> Tensor:
         """See `Geometry.gradient`."""
+        x = _positive(x)
         return x * self.chart.gradient(x, x * derivative)
 
     def components(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.components`."""
+        x = _positive(x)
         return self.chart.components(x, u / x)
 
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.retract`: the geodesic."""
-        return x * (u / x).exp()
+        return self.exp(x, u)
 
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.exp`: x exp(u / x)."""
+        x = _positive(x)
         return x * (u / x).exp()
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         """See `Geometry.log`."""
-        return x * self.chart.log(x.log(), y.log())
+        return _positive(x) * self._ratio(x, y).to(x.dtype)
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         """See `Geometry.dist`."""
-        return self.chart.dist(x.log(), y.log())
+        return safe_root(self.squared_dist(x, y))
+
+    def squared_dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `Geometry.squared_dist`."""
+        ratio = self._ratio(x, y)
+        return self.chart.inner(ratio, ratio, ratio).to(x.dtype)
+
+    def _ratio(self, x: Tensor, y: Tensor) -> Tensor:
+        """log y - log x less its mean, in at least double precision."""
+        return self.chart.log(_positive(widened(x)).log(), _positive(widened(y)).log())
 
     def align(self, x: Tensor, to: Tensor) -> Tensor:
         """See `Geometry.align`."""
-        return self.chart.align(x.log(), to.log()).exp()
+        return _positive(to) * self._ratio(to, x).exp().to(x.dtype)
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """See `Geometry.transport`."""
-        return y * self.chart.transport(x, y, v / x)
+        y = _positive(y)
+        return y * self.chart.transport(x, y, v / _positive(x))
+
+
+def _positive(x: Tensor) -> Tensor:
+    """`x` with 1 in place of entries outside of the domain, which the checked front refuses where values can be looked at."""
+    return torch.where(x > 0, x, torch.ones_like(x))
 
 
 def safe_root(square: Tensor) -> Tensor:

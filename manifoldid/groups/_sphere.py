@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from manifoldid._linalg import widened
 from manifoldid.groups._euclidean import safe_root
 from manifoldid.groups._items import ItemGroup, Measure
 from manifoldid.groups.geometry import Geometry
@@ -73,49 +74,50 @@ class SphereGeometry(Geometry):
         return self.exp(x, u)
 
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
-        """See `Geometry.exp`: (x - c) + cos(th) c + sinc(th) u, which keeps mean and size."""
+        """See `Geometry.exp`: (x - c) + cos(th) c + sinc(th) u, put back to the mean and size of `x` against rounding."""
         frame = self._frame(x)
-        cosine, sinc = _cosine_and_sinc(self._mean_square(frame.measure, u / frame.size))
-        return frame.mean + frame.size * (cosine * frame.centre) + sinc * u
+        velocity = u / frame.size
+        angle = safe_root(self._average(frame.measure, velocity.square()))
+        turned = angle.cos() * frame.centre + torch.sinc(angle / torch.pi) * velocity
+        return frame.mean + frame.size * self._frame(turned).centre
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         """See `Geometry.log`: s th / sin(th) (b - a <a, b>) for unit representatives a, b."""
-        frame, b = self._frame(x), self._frame(y).centre
-        tangent = self._project(frame, b)
-        ratio = _angle_over_sine(
-            self._mean_square(frame.measure, tangent), self._average(frame.measure, frame.centre * b)
-        )
-        return frame.size * ratio * tangent
+        start, end = self._frame(widened(x)), self._frame(widened(y))
+        near, far = end.centre - start.centre, end.centre + start.centre
+        q, p = self._average(start.measure, near.square()) / 4, self._average(start.measure, far.square()) / 4
+        # b - a and b + a have the horizontal part of b; the shorter one has it without cancellation.
+        direction = self._project(start, torch.where(q < p, near, far))
+        return (start.size * _angle_over_sine(q, p) * direction).to(x.dtype)
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         """See `Geometry.dist`: sqrt(sum over blocks of W th^2), th = 2 atan2(|a - b|, |a + b|), accurate near 0 and pi."""
-        frame, b = self._frame(x), self._frame(y).centre
-        chord = safe_root(self._mean_square(frame.measure, frame.centre - b, at_items=False))
-        other = safe_root(self._mean_square(frame.measure, frame.centre + b, at_items=False))
-        angle = 2 * torch.atan2(chord, other)
-        total = self._total(frame.measure, x)
-        return safe_root((total * angle.square()).sum(-1)) if angle.shape[-1] > 1 else (total.sqrt() * angle)[..., 0]
+        return safe_root(self.squared_dist(x, y))
+
+    def squared_dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `Geometry.squared_dist`."""
+        start, end = self._frame(widened(x)), self._frame(widened(y))
+        q = self._average(start.measure, (end.centre - start.centre).square(), at_items=False) / 4
+        p = self._average(start.measure, (end.centre + start.centre).square(), at_items=False) / 4
+        return (self._total(start.measure, start.centre) * _squared_angle(q, p)).sum(-1).to(x.dtype)
 
     def align(self, x: Tensor, to: Tensor) -> Tensor:
-        """See `Geometry.align`: the representative with mean and size of `to`."""
+        """See `Geometry.align`: the representative with mean and size of `to`, the closest one in the invariant metric."""
         frame = self._frame(to)
         return frame.mean + frame.size * self._frame(x).centre
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """See `Geometry.transport`: parallel along the great circle from `x` to the orbit of `y`, then to the size of `y`.
 
-        v - <v, b> / (1 + <a, b>) (a + b) for unit representatives a, b; at opposite points, where there is no shortest circle,
-        the horizontal component.
+        v - 2 <v, m> m / <m, m> with m = a + b for unit representatives a, b. At opposite points there is no shortest circle and
+        `v` is only made horizontal.
         """
         start, end = self._frame(x), self._frame(y)
-        unit = v / start.size
-        along = self._average(start.measure, unit * end.centre)
-        cosine = self._average(start.measure, start.centre * end.centre)
-        opposite = 1 + cosine <= torch.finfo(v.dtype).eps ** 0.5
-        factor = torch.where(
-            opposite, torch.zeros_like(along), along / torch.where(opposite, torch.ones_like(cosine), 1 + cosine)
-        )
-        carried = unit - factor * (start.centre + end.centre)
+        middle = start.centre + end.centre
+        square = self._average(start.measure, middle.square())
+        safe = torch.where(square > 0, square, torch.ones_like(square))
+        velocity = self._project(start, v) / start.size
+        carried = velocity - middle * (2 * self._average(start.measure, velocity * middle) / safe)
         return end.size * self._project(end, carried)
 
     # ------------------------------------------------------------------------------------------------ private
@@ -141,32 +143,47 @@ class SphereGeometry(Geometry):
         value = measure.mean_over_all(x) if self.together else measure.mean(x)
         return self._spread(measure, value) if at_items else value
 
-    def _mean_square(self, measure: Measure, x: Tensor, at_items: bool = True) -> Tensor:
-        return self._average(measure, x.square(), at_items)
-
     def _total(self, measure: Measure, x: Tensor) -> Tensor:
-        """W of every sphere."""
+        """W of every sphere; weights have mean 1, so that of all items together is n."""
         if self.together or measure.total is None:
             return torch.full((1,), float(x.shape[-1]), dtype=x.dtype, device=x.device)
         return measure.total
 
 
-def _cosine_and_sinc(square: Tensor) -> tuple[Tensor, Tensor]:
-    """cos(th) and sin(th) / th as functions of th^2, with all derivatives at 0."""
-    small = square < 1e-3
-    th = torch.where(small, torch.ones_like(square), square).sqrt()
-    cosine = 1 - square / 2 * (1 - square / 12 * (1 - square / 30 * (1 - square / 56 * (1 - square / 90))))
-    sinc = 1 - square / 6 * (1 - square / 20 * (1 - square / 42 * (1 - square / 72 * (1 - square / 110))))
-    return torch.where(small, cosine, th.cos()), torch.where(small, sinc, th.sin() / th)
+_SERIES_BELOW = 0.01  # where q = sin^2(th / 2) is smaller, series in q replace formulas that divide by it
+_SERIES = 10  # terms; the first one left out is below 1e-18
 
 
-def _angle_over_sine(square: Tensor, cosine: Tensor) -> Tensor:
-    """th / sin(th) from sin(th)^2 and cos(th), with all derivatives at th = 0; 0 at th = pi, where no direction is shortest."""
-    small = (square < 1e-3) & (cosine > 0)
-    series = 1 + square * (
-        1 / 6 + square * (3 / 40 + square * (15 / 336 + square * (105 / 3456 + square * 945 / 42240)))
-    )
-    usable = ~small & (square > 0)
-    sine = torch.where(usable, square, torch.ones_like(square)).sqrt()
-    exact = torch.atan2(sine, torch.where(usable, cosine, torch.ones_like(cosine))) / sine
-    return torch.where(small, series, torch.where(usable, exact, torch.zeros_like(exact)))
+def _horner(q: Tensor, coefficients: list[float]) -> Tensor:
+    value = torch.zeros_like(q)
+    for coefficient in reversed(coefficients):
+        value = value * q + coefficient
+    return value
+
+
+def _angle_over_sine(q: Tensor, p: Tensor) -> Tensor:
+    """th / sin(th) from q = sin^2(th / 2) and p = cos^2(th / 2), with all derivatives at 0; 0 at opposite points, where p = 0.
+
+    th / sin(th) = arcsin(sqrt q) / sqrt(q (1 - q)) = sum over k of (2 / 3)(4 / 5) ... (2k / (2k + 1)) q^k.
+    """
+    coefficients = [1.0]
+    for k in range(1, _SERIES):
+        coefficients.append(coefficients[-1] * 2 * k / (2 * k + 1))
+    usable = (q >= _SERIES_BELOW) & (p > 0)
+    far, other = torch.where(usable, q, 0.5).sqrt(), torch.where(usable, p, 0.5).sqrt()
+    exact = torch.where(usable, torch.atan2(far, other) / (far * other), torch.zeros_like(q))
+    return torch.where(q < _SERIES_BELOW, _horner(q, coefficients), exact)
+
+
+def _squared_angle(q: Tensor, p: Tensor) -> Tensor:
+    """th^2 from q = sin^2(th / 2) and p = cos^2(th / 2), with all derivatives at 0.
+
+    th^2 = 4 arcsin(sqrt q)^2 = 4 q + (4 / 3) q^2 + ..., ratio of coefficients 2 k^2 / ((k + 1)(2k + 1)).
+    """
+    coefficients = [4.0]
+    for k in range(1, _SERIES):
+        coefficients.append(coefficients[-1] * 2 * k**2 / ((k + 1) * (2 * k + 1)))
+    usable = q >= _SERIES_BELOW
+    far = torch.where(usable, q, 0.5).sqrt()
+    exact = 4 * torch.atan2(far, safe_root(torch.where(usable, p, 0.5))).square()
+    return torch.where(usable, exact, q * _horner(q, coefficients))

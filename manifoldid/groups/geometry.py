@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from manifoldid._linalg import pushforward, root, widened
+from manifoldid._linalg import pushforward
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.orbit import flatten_basis, moved
-from manifoldid.points import Point, Weights, cast_like, flat_weights, flatten, map_blocks, unflatten
+from manifoldid.points import Point, Weights, flat_weights, flatten, map_blocks, unflatten
 
 
 class Geometry:
@@ -162,49 +162,3 @@ class Geometry:
 
     def _absent(self, operation: str, instead: str) -> NotImplementedError:
         return NotImplementedError(f"{type(self.group).__name__} has no closed form of `{operation}`; {instead}")
-
-
-class AdditiveGeometry(Geometry):
-    """Groups that add fixed vectors: the quotient is a Euclidean space, its metric sum w u v everywhere."""
-
-    def inner(self, x: Point, u: Point, v: Point) -> Tensor:
-        ndim = self.group.batch_ndim(x)
-        product = flatten(u, ndim) * flatten(v, ndim)
-        w = flat_weights(self.weights, x, ndim)
-        return (product if w is None else product * w).sum(-1)
-
-    def horizontal(self, x: Point, u: Point) -> Point:
-        return self.group.canonical(u, self.weights).point  # the canonical section is a linear space
-
-    def gradient(self, x: Point, derivative: Point) -> Point:
-        ndim = self.group.batch_ndim(x)
-        w = flat_weights(self.weights, x, ndim)
-        return self.horizontal(x, derivative if w is None else unflatten(flatten(derivative, ndim) / w, x, ndim))
-
-    def components(self, x: Point, u: Point) -> Point:
-        ndim = self.group.batch_ndim(x)
-        w = flat_weights(self.weights, x, ndim)
-        return u if w is None else unflatten(flatten(u, ndim) * w.sqrt(), x, ndim)
-
-    def retract(self, x: Point, u: Point) -> Point:
-        return map_blocks(torch.add, x, u)
-
-    def exp(self, x: Point, u: Point) -> Point:
-        return map_blocks(torch.add, x, u)
-
-    def log(self, x: Point, y: Point) -> Point:
-        difference = map_blocks(torch.sub, widened(y), widened(x))
-        return cast_like(self.horizontal(x, difference), x)
-
-    def dist(self, x: Point, y: Point) -> Tensor:
-        return root(self.squared_dist(x, y))
-
-    def squared_dist(self, x: Point, y: Point) -> Tensor:
-        step = self.log(x, y)
-        return self.inner(x, step, step)
-
-    def align(self, x: Point, to: Point) -> Point:
-        return self.group.closest(x, to, self.weights).point
-
-    def transport(self, x: Point, y: Point, v: Point) -> Point:
-        return self.horizontal(y, v)

@@ -18,6 +18,7 @@ from manifoldid.points import (
     flat_weights,
     flatten,
     is_dict,
+    like_point,
     map_blocks,
     unflatten,
 )
@@ -187,12 +188,14 @@ class ProductGeometry(Geometry):
         total = sum(value(geometry, of) for geometry, of in self.parts)
         if not free:
             return total
-        product = flatten(map_blocks(torch.mul, *(self._free(t) for t in (u, v))), ndim)
+        product = flatten(map_blocks(torch.mul, self._free(u), self._free(v)), ndim)
         w = flat_weights(self._free_weights(free), free, ndim)
         return total + (product if w is None else product * w).sum(-1)
 
     def _free_weights(self, free: Point) -> Weights:
-        if not isinstance(self.weights, dict):
+        if isinstance(self.weights, Tensor):
+            return {"": self.weights} if "" in free else None  # the trivial group on a tensor
+        if self.weights is None:
             return None
         return {name: w for name, w in self.weights.items() if name in free} or None
 
@@ -218,7 +221,9 @@ class ProductGeometry(Geometry):
         free = self._free(u)
         ndim = self.group.batch_ndim(x)
         w = flat_weights(self._free_weights(free), free, ndim) if free else None
-        return u if w is None else {**u, **unflatten(flatten(free, ndim) * w**power, free, ndim)}
+        if w is None:
+            return u
+        return like_point({**blocks_of(u), **unflatten(flatten(free, ndim) * w**power, free, ndim)}, u)
 
     def retract(self, x: Point, u: Point) -> Point:
         """See `Geometry.retract`."""
@@ -234,8 +239,12 @@ class ProductGeometry(Geometry):
 
     def dist(self, x: Point, y: Point) -> Tensor:
         """See `Geometry.dist`: the root of the sum of squared distances."""
+        return safe_root(self.squared_dist(x, y))
+
+    def squared_dist(self, x: Point, y: Point) -> Tensor:
+        """See `Geometry.squared_dist`."""
         u = map_blocks(torch.sub, y, x)
-        return safe_root(self._sum(x, lambda g, of: g.dist(_part(x, of), _part(y, of)).square(), u, u))
+        return self._sum(x, lambda g, of: g.squared_dist(_part(x, of), _part(y, of)), u, u)
 
     def align(self, x: Point, to: Point) -> Point:
         """See `Geometry.align`."""
