@@ -1,5 +1,7 @@
 """Gauge freedom in torch models: find it, take it out with quotient geometry, report what does not depend on it."""
 
+from typing import TYPE_CHECKING, Any
+
 from manifoldid import nn
 from manifoldid.ensemble import Contrast, Ensemble
 from manifoldid.errors import (
@@ -18,6 +20,10 @@ from manifoldid.invariance import check_invariance
 from manifoldid.optim import Handle, attach
 from manifoldid.sections import Reference, Section
 
+if TYPE_CHECKING:
+    from manifoldid import conformance
+    from manifoldid.quotient.manifold import QuotientManifold, parameter
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -35,6 +41,7 @@ __all__ = [
     "NotInvariantWarning",
     "PositiveScaling",
     "Product",
+    "QuotientManifold",
     "Reference",
     "Scaling",
     "Section",
@@ -44,5 +51,24 @@ __all__ = [
     "UncalibratedWarning",
     "attach",
     "check_invariance",
+    "conformance",
     "nn",
+    "parameter",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads on first use what needs geoopt or is used in tests only."""
+    if name in ("QuotientManifold", "parameter"):
+        from manifoldid.quotient import manifold
+
+        return getattr(manifold, name)
+    if name == "conformance":
+        import importlib
+
+        return importlib.import_module("manifoldid.conformance")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
