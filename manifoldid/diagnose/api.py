@@ -1,27 +1,33 @@
 """`diagnose`: from a function to an answer."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from manifoldid.diagnose.chart import add_tabulated
-from manifoldid.diagnose.classify import Overlap, name_algebra, rotations_of
+from manifoldid.diagnose.classify import Overlap, name_algebra
+from manifoldid.diagnose.compact import compact_combinations
 from manifoldid.diagnose.diagnosis import Diagnosis, Generator
 from manifoldid.diagnose.fallback import add_projections
 from manifoldid.diagnose.fields import ClosedField, Field
+from manifoldid.diagnose.finite import find_discrete
 from manifoldid.diagnose.formula import Labels, formula
 from manifoldid.diagnose.generators import Algebra, Search, close
+from manifoldid.diagnose.invariants import invariants
 from manifoldid.diagnose.large import add_large_projections, search_large
+from manifoldid.diagnose.match import match_group
 from manifoldid.diagnose.moves import finite_moves
 from manifoldid.diagnose.nullspace import NullSpaces
+from manifoldid.diagnose.practical import directions_at, weak_ones
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.ratios import add_ratio
 from manifoldid.diagnose.strategy import search_closed_forms
 from manifoldid.points import Point, blocks_of
 
 _LARGE = 600  # parameters beyond which derivatives are never matrices
+_MOVES = 1e-6  # relative change under a finite move that shows that a null direction is no gauge
 
 
 def diagnose(
@@ -31,42 +37,59 @@ def diagnose(
     *,
     generator: torch.Generator | None = None,
 ) -> Diagnosis:
+    """Which parameters, or combinations of parameters, a likelihood determines.
+
+    Finds the continuous gauge (moves of the parameters that predictions cannot see) with generators in closed form, its name
+    and a group to hand to the rest of the library, the finite symmetries beside it, and what is only weakly determined.
+
+    Derivatives are taken in float64 at several random points. Not checked: that `predict` returns everything the likelihood
+    sees, and symmetries of kinds that are not in the library of candidates; fields without a closed form say so.
+
+    Args:
+        predict: Everything the likelihood sees, as a function of one point: log-probabilities, means, natural parameters.
+            Returns a tensor, or a list or dict of tensors. Must be differentiable and deterministic.
+        point: A floating tensor or a dict of such tensors: where to look.
+        sample: Draws a random generic point shaped like `point`; default: around `point`, with the signs of its numbers.
+        generator: Source of randomness; default a private one seeded with 0.
+
+    Returns:
+        The diagnosis; `print` it.
+
+    Raises:
+        TypeError: `predict` is no function of a point or returns no floating numbers, `point` is no point.
+        ValueError: Predictions are random or not finite, `predict` writes into its input, or `sample` does not fit.
+    """
     probe = Probe(predict, point, sample, generator)
-    search, null_dim, algebra = _searched(probe)
-    nulls = search.nulls
+    found = _found(probe)
     labels = labels_of(probe)
-    name = _name(search, algebra)
-    points = [p.x for p in nulls.regular(2)]
-    generators = []
-    for k, field in enumerate(search.fields):
-        error, complete = finite_moves(probe, field, points)
-        generators.append(
-            Generator(f"X{k + 1}", formula(field, labels), error, complete, field.closed_form, field, probe.like)
-        )
-    return Diagnosis(
-        dim=nulls.dim,
-        null_dim=null_dim,
-        algebra=name,
-        generators=tuple(generators),
-        discrete=(),
-        group=None,
-        directions=(),
-        weak=(),
-        dead=(),
-        verdict="",
-        warnings=tuple(probe.notes),
-        certainty=nulls.kept / max(nulls.dropped, 1e-17),
-        size=probe.size,
-    )
+    if found.search.dim and found.search.rank() == 0 and not found.search.fields:
+        return _blind(probe, labels)
+    points = [p.x for p in found.search.nulls.regular(2)]
+    generators, lost = _generators(probe, found.search.fields, points, labels)
+    if lost and found.blind(probe):
+        return _blind(probe, labels)
+    return _assembled(probe, found, generators, lost, points, labels)
 
 
-def _searched(probe: Probe) -> tuple[Search, int, Algebra]:
-    """The fields of a model, the dimension of the null space at the given point, and the structure constants."""
+@dataclass
+class _Found:
+    """The fields of a model, the null dimension at the given point, and the structure constants."""
+
+    search: Search
+    null_dim: int
+    algebra: Algebra
+
+    def blind(self, probe: Probe) -> bool:
+        """Whether derivatives vanish everywhere."""
+        return self.search.dim == probe.size
+
+
+def _found(probe: Probe) -> _Found:
     if probe.size > _LARGE:
         search, null_dim = search_large(probe)
         algebra = close(search)
         add_large_projections(search)
-        return search, null_dim, algebra
+        return _Found(search, null_dim, algebra)
     nulls = NullSpaces(probe)
     search = Search(nulls, [])
     search_closed_forms(search, probe.like)
@@ -74,7 +97,120 @@ def _searched(probe: Probe) -> tuple[Search, int, Algebra]:
     _ = add_ratio(search) or add_tabulated(search) or add_projections(search)
     if len(search.fields) > len(algebra.constants) and all(f.closed_form for f in search.fields):
         algebra = close(search)
-    return search, probe.size - nulls.local.rank, algebra
+    return _Found(search, probe.size - nulls.local.rank, algebra)
+
+
+def _generators(
+    probe: Probe, fields: list[Field], points: list[torch.Tensor], labels: Labels
+) -> tuple[list[Generator], list[str]]:
+    """The generators that finite moves confirm, and the formulas of those that they do not."""
+    generators, lost, kept = [], [], []
+    for field in fields:
+        error, complete = finite_moves(probe, field, points)
+        text = formula(field, labels)
+        if error > _MOVES:
+            lost.append(text)
+            continue
+        kept.append(field)
+        name = f"X{len(kept)}"
+        generators.append(Generator(name, text, error, complete, field.closed_form, field, probe.like))
+    fields[:] = kept
+    return generators, lost
+
+
+def _assembled(
+    probe: Probe,
+    found: _Found,
+    generators: list[Generator],
+    lost: list[str],
+    points: list[torch.Tensor],
+    labels: Labels,
+) -> Diagnosis:
+    search, nulls = found.search, found.search.nulls
+    fields, formulas = search.fields, [g.formula for g in generators]
+    dim = search.rank() if lost else search.dim
+    algebra = close(search) if lost else found.algebra
+    closed = algebra.closed and all(f.closed_form for f in fields) and len(algebra.constants) == len(fields)
+    whole = closed and all(g.complete for g in generators)
+    group = match_group(probe, fields, formulas, points) if whole or not dim else None
+    small = probe.size <= _LARGE
+    discrete = find_discrete(probe, fields, points, labels, solve=found.null_dim == 0) if small else ()
+    directions = directions_at(probe, found.null_dim, nulls.scale, labels) if small else ()
+    dead = _dead(fields, labels) if small else ()
+    diagnosis = Diagnosis(
+        dim=dim,
+        null_dim=found.null_dim,
+        algebra=_name(search, algebra, closed, dim),
+        generators=tuple(generators),
+        discrete=discrete,
+        group=group,
+        directions=directions,
+        weak=weak_ones(directions),
+        dead=dead,
+        verdict="",
+        warnings=(),
+        certainty=nulls.kept / max(nulls.dropped, 1e-17),
+        size=probe.size,
+        invariants=invariants(fields, group, labels, probe.size),
+    )
+    return diagnosis.concluded(_warnings(probe, found, diagnosis, lost, closed))
+
+
+def _warnings(probe: Probe, found: _Found, d: Diagnosis, lost: list[str], closed: bool) -> tuple[str, ...]:
+    notes = list(probe.notes)
+    outputs = probe.outputs.numel()
+    if outputs < probe.size:
+        notes.append(
+            f"`predict` returns {outputs} numbers for {probe.size} parameters, so at least {probe.size - outputs} directions "
+            "are unseen whatever the model: return predictions at more inputs to tell the design from the model"
+        )
+    if lost:
+        notes.append(
+            f"no derivative information along {'; '.join(lost[:2])}: the derivative vanishes and finite moves still change "
+            "predictions (a threshold or rounding in `predict`); return probabilities, not decisions"
+        )
+    if d.null_dim > d.dim:
+        notes.append(
+            f"`point` is singular: {d.null_dim} directions have no derivative there, {d.dim} at generic points; "
+            "start elsewhere, and do not read standard errors there"
+        )
+    if not found.search.nulls.certain:
+        notes.append(
+            "uncertain: rounding and weak directions are not clearly apart; use float64 throughout, "
+            "and more informative inputs"
+        )
+    if d.dim and not all(g.closed_form for g in d.generators):
+        notes.append("some directions have no closed form in the library of candidates: d.generators hands them over unnamed")
+    elif d.dim and not closed:
+        notes.append("the fields do not close under the bracket with constant coefficients: there are orbits but no group")
+    if any(not g.complete for g in d.generators):
+        notes.append("a flow leaves the domain in finite time: the gauge is local, use a constraint or a chart")
+    return tuple(notes)
+
+
+def _blind(probe: Probe, labels: Labels) -> Diagnosis:
+    """The answer when derivatives vanish everywhere although predictions move."""
+    note = (
+        "the derivative of `predict` is zero everywhere, and its values still change: it compares, rounds or detaches; "
+        "return what the decisions are made from (probabilities, margins), and keep the graph"
+    )
+    del labels
+    return Diagnosis(
+        dim=0,
+        null_dim=probe.size,
+        algebra="unknown",
+        generators=(),
+        discrete=(),
+        group=None,
+        directions=(),
+        weak=(),
+        dead=(),
+        verdict="no derivative information: nothing can be said about identifiability",
+        warnings=(note, *probe.notes),
+        certainty=0.0,
+        size=probe.size,
+        invariants="unknown",
+    )
 
 
 def labels_of(probe: Probe) -> Labels:
@@ -83,52 +219,24 @@ def labels_of(probe: Probe) -> Labels:
     return Labels(probe.spans(), shapes)
 
 
-def _name(search: Search, algebra: Algebra) -> str:
-    if search.dim == 0:
+def _dead(fields: list[Field], labels: Labels) -> tuple[str, ...]:
+    """Coordinates that are a generator by themselves."""
+    names = []
+    for f in fields:
+        if isinstance(f, ClosedField) and f.is_affine and f.constant is not None and not len(f.rows):
+            moved = f.constant.nonzero()[:, 0].tolist()
+            if len(moved) == 1:
+                names.append(labels.name(moved[0]))
+    return tuple(names)
+
+
+def _name(search: Search, algebra: Algebra, closed: bool, dim: int) -> str:
+    if dim == 0:
         return "trivial"
-    if not all(f.closed_form for f in search.fields) or not algebra.closed:
-        return "R" if search.dim == 1 and len(search.fields) == 1 else f"unknown(dim={search.dim})"
-    moved = torch.stack([f.moved_rows() if isinstance(f, ClosedField) else torch.ones(f.size, dtype=torch.bool) for f in search.fields])
-    return name_algebra(algebra.constants, compact_combinations(search.fields), Overlap(moved))
-
-
-def compact_combinations(fields: list[Field]) -> Tensor:
-    """Rows (k, g): combinations of commuting affine fields whose flows are rotations."""
-    g = len(fields)
-    turning = [
-        k for k, f in enumerate(fields) if isinstance(f, ClosedField) and f.is_affine and len(f.rows) and not f.is_diagonal
+    if not closed:
+        return "R" if dim == 1 and len(search.fields) == 1 else f"unknown(dim={dim})"
+    moved = [
+        f.moved_rows() if isinstance(f, ClosedField) else torch.ones(search.nulls.probe.size, dtype=torch.bool)
+        for f in search.fields
     ]
-    if not turning:
-        return torch.zeros(0, g, dtype=torch.float64)
-    affine = [f for f in fields if isinstance(f, ClosedField) and f.is_affine]
-    used = torch.stack([f.moved_rows() for f in affine]).any(0)
-    for f in affine:
-        used[f.columns] = True
-    index = used.nonzero()[:, 0]
-    if len(index) > 400:
-        return torch.zeros(0, g, dtype=torch.float64)
-    matrices = [_augmented(fields[k], index) for k in turning]
-    commute = all(float((a @ b - b @ a).abs().max()) < 1e-9 for a in matrices for b in matrices)
-    if commute and len(affine) == g:
-        matrices, turning = [_augmented(f, index) for f in affine], list(range(g))
-    rows = rotations_of(matrices) if commute else torch.cat([_lone(matrices, k) for k in range(len(matrices))])
-    full = torch.zeros(len(rows), g, dtype=torch.float64)
-    full[:, turning] = rows
-    return full
-
-
-def _lone(matrices: list[Tensor], k: int) -> Tensor:
-    rows = rotations_of([matrices[k]])
-    return rows @ torch.eye(len(matrices), dtype=torch.float64)[k : k + 1] if len(rows) else torch.zeros(
-        0, len(matrices), dtype=torch.float64
-    )
-
-
-def _augmented(field: Field, index: Tensor) -> Tensor:
-    """[[B, b], [0, 0]] on the coordinates `index`."""
-    assert isinstance(field, ClosedField)
-    matrix = torch.zeros(len(index) + 1, len(index) + 1, dtype=torch.float64)
-    matrix[:-1, :-1] = field.matrix()[index][:, index]
-    if field.constant is not None:
-        matrix[:-1, -1] = field.constant[index]
-    return matrix
+    return name_algebra(algebra.constants, compact_combinations(search.fields), Overlap(torch.stack(moved)))

@@ -1,7 +1,7 @@
 """What a diagnosis hands over."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -119,9 +119,27 @@ class Diagnosis:
     certainty: float
     size: int
     invariants: str = ""
-    identifiable: bool = True
+
+    def concluded(self, warnings: tuple[str, ...]) -> "Diagnosis":
+        """The same with its verdict and these warnings."""
+        return replace(self, verdict=_verdict(self), warnings=warnings)
 
     def __str__(self) -> str:
         from manifoldid.diagnose.report import report
 
         return report(self)
+
+
+def _verdict(d: Diagnosis) -> str:
+    finite = f"{len(d.discrete)} finite symmetr{'y' if len(d.discrete) == 1 else 'ies'}"
+    if d.dim:
+        more = f" and {finite}" if d.discrete else ""
+        name = d.algebra if d.algebra.startswith("unknown") else f"algebra {d.algebra}"
+        return f"not identifiable: a gauge of dimension {d.dim} ({name}){more}"
+    if d.null_dim:
+        return f"identifiable at generic points; {d.null_dim} direction(s) without derivative at this one"
+    if d.discrete:
+        return f"locally identifiable, up to {finite}"
+    if d.weak:
+        return f"identifiable, but weakly in {len(d.weak)} direction(s)"
+    return "identifiable (locally, and no finite symmetry was found)"

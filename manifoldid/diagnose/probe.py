@@ -142,6 +142,16 @@ class Probe:
             return values, torch.zeros(1, self.size, dtype=torch.float64)
         return values, self._rows(y, x, self._combinations(y)).double()
 
+    def full_jacobian(self, vector: Tensor, most: int) -> Tensor | None:
+        """The derivative of all predictions (p, n) at a flat point; None if it has more than `most` entries."""
+        if self.outputs.numel() * self.size > most:
+            return None
+        x = vector.detach().clone().requires_grad_()
+        y = self.predict(x)
+        if not y.requires_grad:
+            return torch.zeros(1, self.size, dtype=torch.float64)
+        return self._rows(y, x, torch.eye(y.numel(), dtype=y.dtype)).double()
+
     def _combinations(self, y: Tensor) -> Tensor:
         outputs, wanted = y.numel(), 2 * self.size + 20
         if outputs <= max(wanted, 60):

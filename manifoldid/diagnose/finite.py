@@ -1,0 +1,352 @@
+"""The finite part of a gauge: moves that no flow reaches. Signs, exchanges, reflections, inversions, and second solutions.
+
+Coordinates that play the same part in a model have equal derivatives at points where all coordinates are equal; that gives
+the units (hidden units, components, columns) whose exchanges and signs are tried without a list of all permutations.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.optimize import least_squares
+from torch import Tensor
+
+from manifoldid.diagnose.diagnosis import DiscreteSymmetry
+from manifoldid.diagnose.fields import Field
+from manifoldid.diagnose.formula import Labels
+from manifoldid.diagnose.generated import affine_matrices
+from manifoldid.diagnose.moves import relative_change
+from manifoldid.diagnose.probe import Probe
+from manifoldid.points import Point, flatten, unflatten
+
+_SAME = 1e-9
+_MOST_TRIES = 700
+_MOST_FOUND = 24
+_STARTS = 24
+
+Move = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class _Finder:
+    """Collects finite symmetries that are independent of the flows and of each other."""
+
+    probe: Probe
+    fields: list[Field]
+    points: list[Tensor]
+    labels: Labels
+    found: list[DiscreteSymmetry] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+    tries: int = 0
+
+    def __post_init__(self) -> None:
+        self.before = [self.probe.values(x) for x in self.points]
+        self._matrices = affine_matrices(self.fields)
+
+    def error(self, move: Move) -> float:
+        """Largest relative change of predictions under a move."""
+        self.tries += 1
+        worst = 0.0
+        for x, before in zip(self.points, self.before, strict=True):
+            y = move(x)
+            if not bool(torch.isfinite(y).all()):
+                return float("inf")
+            worst = max(worst, relative_change(before, self.probe.values(y)))
+            if worst > _SAME:
+                return worst
+        return worst
+
+    def offer(self, name: str, text: str, move: Move) -> bool:
+        """Adds a move if predictions do not see it and neither flows nor known moves make it."""
+        if self.tries > _MOST_TRIES or len(self.found) >= _MOST_FOUND:
+            return False
+        error = self.error(move)
+        if not error <= _SAME or self._known(move):
+            return False
+        def on_points(x: Point) -> Point:
+            return unflatten(move(flatten(x)), x)
+
+        self.found.append(DiscreteSymmetry(name, text, on_points, error))
+        self.moves.append(move)
+        return True
+
+    def _known(self, move: Move) -> bool:
+        x = self.points[0]
+        words: list[Move] = [lambda v: v, *self.moves]
+        target = move(x)
+        starts = [word(x) for word in words]
+        pairs = itertools.product(self.moves, repeat=2) if len(self.moves) <= 10 else ()
+        if any(_close(start, target) for start in starts) or any(_close(b(a(x)), target) for a, b in pairs):
+            return True
+        return any(self._reaches(start, target) for start in starts[:4]) if self.fields else False
+
+    def _reaches(self, start: Tensor, target: Tensor) -> bool:
+        """Whether flows carry one point to the other: Gauss-Newton steps along the orbit, from a few places on it."""
+        if len(self.fields) > 40 or not all(f.closed_form for f in self.fields):
+            return False
+        scale = target.abs().clamp_min(1e-6)
+        still = torch.stack([f(start) for f in self.fields]).abs().sum(0) == 0
+        if bool(((start - target).abs() > 1e-9 * scale)[still].any()):
+            return False
+        generator = torch.Generator().manual_seed(0)
+        for attempt in range(4):
+            y = start
+            if attempt:
+                y = self._flow(y, torch.randn(len(self.fields), generator=generator, dtype=torch.float64))
+            for _ in range(40):
+                velocities = torch.stack([f(y) for f in self.fields], dim=1)
+                if not bool(torch.isfinite(velocities).all()):
+                    break
+                step = torch.linalg.pinv(velocities / scale[:, None], rtol=1e-10) @ ((target - y) / scale)
+                y = self._flow(y, step * min(1.0, 0.7 / max(float(step.abs().max()), 1e-300)))
+                if float(((y - target) / scale).abs().max()) < 1e-8:
+                    return True
+                if float(step.abs().max()) < 1e-10:
+                    break
+        return False
+
+    def _flow(self, x: Tensor, times: Tensor) -> Tensor:
+        if self._matrices is not None:
+            matrix = torch.einsum("k,kab->ab", times, self._matrices)
+            return (torch.linalg.matrix_exp(matrix) @ torch.cat([x, x.new_ones(1)]))[:-1]
+        for f, t in zip(self.fields, times, strict=True):
+            x = f.flow(x, t)
+        return x
+
+
+def find_discrete(
+    probe: Probe, fields: list[Field], points: list[Tensor], labels: Labels, solve: bool
+) -> tuple[DiscreteSymmetry, ...]:
+    """Finite symmetries of a model.
+
+    Args:
+        probe: The model.
+        fields: The generators of its gauge.
+        points: Flat generic points at which moves are tried.
+        labels: Names of the coordinates.
+        solve: Whether to look for further solutions of predict(y) = predict(x), for up to five parameters.
+
+    Returns:
+        Generators of the finite part, as far as they were found.
+    """
+    finder = _Finder(probe, fields, points[:2], labels)
+    units = _units(probe, points[0])
+    for name, text, move in itertools.chain(_signs(probe, units, labels), _exchanges(probe, units, labels), _elementwise(probe)):
+        finder.offer(name, text, move)
+    if solve and not fields and probe.size <= 5:
+        _second_solutions(finder)
+    return tuple(finder.found)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return bool(((a - b).abs() <= 1e-9 * (a.abs() + b.abs() + 1e-12)).all())
+
+
+# ---------------------------------------------------------------------------------------------------- candidates
+
+
+def _units(probe: Probe, x: Tensor) -> list[list[int]]:
+    """Sets of coordinates that may be exchanged as wholes: the r-th members of all classes of alike coordinates."""
+    if probe.size > 400:
+        return []
+    equal = torch.full_like(x, float(x.abs().median()))
+    for start, stop in probe.spans().values():
+        equal[start:stop] = float(x[start:stop].abs().median())
+    try:
+        _, jacobian = probe.jacobian(equal)
+    except (ValueError, RuntimeError):
+        return []
+    if not bool(torch.isfinite(jacobian).all()):
+        return []
+    size = jacobian.norm()
+    classes: list[list[int]] = []
+    for i in range(probe.size):
+        home = next((c for c in classes if float((jacobian[:, i] - jacobian[:, c[0]]).norm()) <= 1e-10 * float(size)), None)
+        if home is None or probe_block(probe, i) != probe_block(probe, home[0]):
+            classes.append([i])
+        else:
+            home.append(i)
+    counts = [len(c) for c in classes if len(c) > 1]
+    found = []
+    for count in sorted(set(counts)):
+        alike = [c for c in classes if len(c) == count]
+        found += [[c[r] for c in alike] for r in range(count)]
+        if len(alike) > 1 and len(alike) <= 6:
+            found += [[c[r]] for c in alike for r in range(count)]
+    return found
+
+
+def probe_block(probe: Probe, index: int) -> str:
+    """The block of a coordinate."""
+    return next(name for name, (start, stop) in probe.spans().items() if start <= index < stop)
+
+
+def _signs(probe: Probe, units: list[list[int]], labels: Labels) -> Iterator[tuple[str, str, Move]]:
+    n = probe.size
+    sets: list[tuple[int, ...]] = [(i,) for i in range(n)] if n <= 60 else []
+    if n <= 7:
+        sets += [s for k in range(2, n + 1) for s in itertools.combinations(range(n), k)]
+    sets += [tuple(unit) for unit in units]
+    for unit in units:
+        if 2 < len(unit) <= 5:
+            sets += [s for k in range(2, len(unit)) for s in itertools.combinations(unit, k)]
+    spans = list(probe.spans().values())
+    for k in range(1, min(len(spans), 4) + 1):
+        for chosen in itertools.combinations(spans, k) if len(spans) <= 6 else ():
+            sets.append(tuple(i for start, stop in chosen for i in range(start, stop)))
+    sets.append(tuple(range(n)))
+    for shape in _matrix_shapes(probe):
+        place = torch.arange(n).reshape(shape) if shape[0] * shape[1] == n else None
+        if place is not None:
+            sets += [tuple(column.tolist()) for column in place.mT] + [tuple(row.tolist()) for row in place]
+    for chosen in dict.fromkeys(tuple(sorted(s)) for s in sets):
+        signs = torch.ones(n, dtype=torch.float64)
+        signs[list(chosen)] = -1.0
+        yield "sign", f"{_named(chosen, labels)} -> -{_named(chosen, labels)}", _multiply(signs)
+
+
+def _multiply(signs: Tensor) -> Move:
+    return lambda x: x * signs.to(x)
+
+
+def _matrix_shapes(probe: Probe) -> list[tuple[int, int]]:
+    n = probe.size
+    return [(n // k, k) for k in range(2, min(n // 2, 6) + 1) if n % k == 0]
+
+
+def _exchanges(probe: Probe, units: list[list[int]], labels: Labels) -> Iterator[tuple[str, str, Move]]:
+    n = probe.size
+    for i, j in itertools.combinations(range(n), 2) if n <= 12 else ():
+        yield "exchange", f"{labels.name(i)} <-> {labels.name(j)}", _permute(n, [(i, j)])
+    long = [unit for unit in units if len(unit) > 1]
+    for a, b in itertools.pairwise(long):
+        if len(a) == len(b):
+            text = f"({_named(a, labels)}) <-> ({_named(b, labels)})"
+            yield "exchange of units", text, _permute(n, list(zip(a, b, strict=True)))
+    for rows, columns in _matrix_shapes(probe):
+        place = torch.arange(n).reshape(rows, columns)
+        for table, kind in ((place, "rows"), (place.mT, "columns")):
+            for a, b in itertools.pairwise(table.tolist()):
+                text = f"({_named(a, labels)}) <-> ({_named(b, labels)})"
+                yield f"exchange of {kind}", text, _permute(n, list(zip(a, b, strict=True)))
+    if 2 <= n <= 4:
+        for order in itertools.permutations(range(n)):
+            for signs in itertools.product((1.0, -1.0), repeat=n):
+                if min(signs) < 0 and list(order) != list(range(n)):
+                    text = ", ".join(("-" if s < 0 else "") + labels.name(o) for o, s in zip(order, signs, strict=True))
+                    yield "signed exchange", f"x -> ({text})", _signed(order, signs)
+
+
+def _signed(order: tuple[int, ...], signs: tuple[float, ...]) -> Move:
+    index, factors = torch.tensor(order), torch.tensor(signs, dtype=torch.float64)
+    return lambda x: x[..., index] * factors.to(x)
+
+
+def _permute(n: int, swaps: list[tuple[int, int]]) -> Move:
+    index = torch.arange(n)
+    for i, j in swaps:
+        index[i], index[j] = j, i
+    return lambda x: x[..., index]
+
+
+def _elementwise(probe: Probe) -> Iterator[tuple[str, str, Move]]:
+    for name, (start, stop) in probe.spans().items():
+        inside = torch.zeros(probe.size, dtype=torch.bool)
+        inside[start:stop] = True
+        label = name or "x"
+        yield "inversion", f"{label} -> 1/{label}", _where(inside, torch.reciprocal)
+        yield "complement", f"{label} -> 1 - {label}", _where(inside, lambda x: 1 - x)
+
+
+def _where(inside: Tensor, function: Move) -> Move:
+    return lambda x: torch.where(inside, function(x), x)
+
+
+def _named(chosen: list[int] | tuple[int, ...], labels: Labels) -> str:
+    by_block: dict[str, list[int]] = {}
+    for i in sorted(chosen):
+        by_block.setdefault(labels.block_of(i), []).append(i)
+    return ", ".join(labels.listed(indices) for indices in by_block.values())
+
+
+# ---------------------------------------------------------------------------------------------------- second solutions
+
+
+def _second_solutions(finder: _Finder) -> None:
+    """Solutions y != x of predict(y) = predict(x) that known moves do not make, by least squares from many starts."""
+    probe, x = finder.probe, finder.points[0]
+    starts = [probe.draw() for _ in range(_STARTS)]
+    known = [x, *(move(x) for move in finder.moves)]
+    for y in solutions(probe, x, starts):
+        if any(float((y - k).abs().max()) < 1e-5 * float(x.abs().max()) for k in known):
+            continue
+        known.append(y)
+        affine = _affine_exchange(finder, x, y)
+        if affine is not None and finder.offer(*affine):
+            continue
+        before, after = (", ".join(f"{float(v):.4g}" for v in p) for p in (x, y))
+        finder.offer("second solution", f"not an exchange: ({before}) -> ({after})", _solver(probe, starts))
+
+
+def solutions(probe: Probe, x: Tensor, starts: list[Tensor]) -> list[Tensor]:
+    """Distinct solutions y of predict(y) = predict(x)."""
+    target = probe.values(x)
+    scale = float(target.abs().max().clamp_min(1e-300))
+    positive = x > 0
+
+    def chart(u: np.ndarray) -> Tensor:
+        v = torch.from_numpy(np.clip(u, -50, 50))
+        return torch.where(positive, torch.exp(v), torch.from_numpy(u))
+
+    def residual(u: np.ndarray) -> np.ndarray:
+        rest = (probe.values(chart(u)) - target) / scale
+        return torch.nan_to_num(rest, nan=1e3, posinf=1e3, neginf=-1e3).numpy()
+
+    def slope(u: np.ndarray) -> np.ndarray:
+        y = chart(u)
+        _, jacobian = probe.jacobian(y)
+        return torch.nan_to_num(jacobian * torch.where(positive, y, torch.ones_like(y)) / scale).numpy()
+
+    found: list[Tensor] = []
+    for start in starts:
+        if bool((start[positive] <= 0).any()):
+            continue
+        u = torch.where(positive, torch.log(start.abs()), start).numpy()
+        fit = least_squares(residual, u, jac=slope, max_nfev=40, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+        y = chart(fit.x)
+        if np.abs(fit.fun).max() < 1e-10 and not any(
+            float((y - k).abs().max()) < 1e-5 * float(x.abs().max()) for k in found
+        ):
+            found.append(y)
+    return found
+
+
+def _solver(probe: Probe, starts: list[Tensor]) -> Move:
+    """x -> the solution farthest from x."""
+
+    def move(x: Tensor) -> Tensor:
+        if x.ndim > 1:
+            return torch.stack([move(row) for row in x.flatten(0, -2)]).reshape(x.shape)
+        found = [y for y in solutions(probe, x, starts) if float((y - x).abs().max()) > 1e-5 * float(x.abs().max())]
+        return max(found, key=lambda y: float((y - x).norm())) if found else x
+
+    return move
+
+
+def _affine_exchange(finder: _Finder, x: Tensor, y: Tensor) -> tuple[str, str, Move] | None:
+    """y as an exchange of x in which some coordinates become 1 - x or -x."""
+    index, factors, shifts, words = [], [], [], []
+    for i, value in enumerate(y.tolist()):
+        for j, other in enumerate(x.tolist()):
+            name = finder.labels.name(j)
+            options = ((1.0, 0.0, name), (-1.0, 1.0, f"1 - {name}"), (-1.0, 0.0, f"-{name}"))
+            match = next((o for o in options if abs(o[0] * other + o[1] - value) < 1e-6 * (abs(value) + 1e-3)), None)
+            if match is not None and j not in index:
+                index.append(j), factors.append(match[0]), shifts.append(match[1]), words.append(match[2])
+                break
+        else:
+            return None
+    place, f, s = torch.tensor(index), torch.tensor(factors, dtype=torch.float64), torch.tensor(shifts, dtype=torch.float64)
+    return "exchange", f"x -> ({', '.join(words)})", lambda v: v[..., place] * f.to(v) + s.to(v)

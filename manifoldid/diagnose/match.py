@@ -1,0 +1,238 @@
+"""The group of the catalogue that generates the same orbits as the fields that were found, or one made of these fields.
+
+Candidates are proposed from the shape of the point and the supports of the fields; each is compared by its vertical space at
+several points and by finite moves, so that a wrong proposal costs time and nothing else.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+import manifoldid.groups as catalogue
+from manifoldid.diagnose.fields import ClosedField, Field
+from manifoldid.diagnose.generated import GeneratedGroup
+from manifoldid.diagnose.moves import relative_change
+from manifoldid.diagnose.probe import Probe
+from manifoldid.groups import GaugeGroup, Product, Shift
+from manifoldid.groups.orbit import flatten_basis, moved
+from manifoldid.points import Point, blocks_of, flatten, unflatten
+
+_SAME = 1e-7
+_MOST_GENERATORS = 80
+
+
+def match_group(probe: Probe, fields: list[Field], formulas: list[str], points: list[Tensor]) -> GaugeGroup | None:
+    """The group of complete fields that close under the bracket.
+
+    Args:
+        probe: The model.
+        fields: The fields.
+        formulas: What they are, as text.
+        points: Flat generic points.
+
+    Returns:
+        A group of the catalogue if one has the same orbits, otherwise a `GeneratedGroup`; None if no group acts.
+    """
+    if not fields:
+        return Product()
+    matcher = _Matcher(probe, fields, points[:2])
+    if len(fields) <= _MOST_GENERATORS:
+        for group in matcher.whole():
+            if matcher.same(group):
+                return group
+    if len(fields) > _MOST_GENERATORS:
+        return None
+    generated = GeneratedGroup(fields, probe.like, formulas)
+    return generated if matcher.invariant(generated) else None
+
+
+class _Matcher:
+    """Compares proposed groups with the fields."""
+
+    def __init__(self, probe: Probe, fields: list[Field], points: list[Tensor]):
+        self.probe, self.fields, self.points = probe, fields, points
+        self.like = probe.like
+        self.spans = [self._orthonormal(torch.stack([f(x) for f in fields], dim=1)) for x in points]
+        self.rank = max(span.shape[1] for span in self.spans)
+        self.positive = {
+            name: all(bool((x[a:b] > 0).all()) for x in points) for name, (a, b) in probe.spans().items()
+        }
+        closed = [f for f in fields if isinstance(f, ClosedField)]
+        self.constants = [f.constant for f in closed if f.is_affine and not len(f.rows) and f.constant is not None]
+        self.diagonals = [
+            f.diagonal for f in closed if f.is_affine and f.is_diagonal and len(f.rows) and f.constant is None
+        ]
+
+    @staticmethod
+    def _orthonormal(columns: Tensor) -> Tensor:
+        u, s, _ = torch.linalg.svd(columns / columns.norm(dim=0).clamp_min(1e-300), full_matrices=False)
+        return u[:, s > 1e-9 * s[0]]
+
+    # ------------------------------------------------------------------------------------------------ comparison
+
+    def same(self, group: GaugeGroup) -> bool:
+        """Whether the group has the orbits of the fields."""
+        return self.inside(group) == self.rank and self.invariant(group)
+
+    def inside(self, group: GaugeGroup) -> int:
+        """Orbit dimension of a group whose velocities are combinations of the fields; -1 if they are not."""
+        ranks = []
+        for x, span in zip(self.points, self.spans, strict=True):
+            point = unflatten(x, self.like)
+            try:
+                group.validate(point)
+                basis = flatten_basis(group.vertical_basis(point), point, group.batch_ndim(point))
+            except (TypeError, ValueError):
+                return -1
+            if basis.ndim != 2 or group.batch_ndim(point) != 0:
+                return -1
+            rest = basis - basis @ span @ span.mT
+            if float(rest.norm()) > _SAME * float(basis.norm()):
+                return -1
+            ranks.append(int(torch.linalg.matrix_rank(basis / basis.norm(dim=1, keepdim=True).clamp_min(1e-300), rtol=1e-8)))
+        return max(ranks)
+
+    def invariant(self, group: GaugeGroup) -> bool:
+        """Whether finite moves of the group leave predictions alone."""
+        for x in self.points:
+            point, before = unflatten(x, self.like), self.probe.values(x)
+            xi = 0.3 * torch.randn(group.dimension(point), generator=self.probe.generator, dtype=torch.float64)
+            after = self.probe.values(_flat(moved(group, xi, point), self.like))
+            if not relative_change(before, after) < 1e-7:
+                return False
+        return True
+
+    # ------------------------------------------------------------------------------------------------ proposals
+
+    def whole(self) -> Iterator[GaugeGroup]:
+        """Groups on the whole point, simple ones first."""
+        if isinstance(self.like, Tensor):
+            yield from self.on_tensor("", self.like)
+            if len(self.constants) == len(self.fields):
+                yield Shift(torch.stack(self.constants).reshape(-1, *self.like.shape))
+            return
+        yield from self.joint(self.like)
+        yield from self._products(self.like)
+        if len(self.constants) == len(self.fields):
+            yield Shift([self._direction(c) for c in self.constants])
+
+    def _products(self, like: Point) -> Iterator[GaugeGroup]:
+        """A product of factors on disjoint blocks."""
+        factors: list[tuple[int, GaugeGroup | None, str, GaugeGroup]] = []
+        for group in self.joint(like):
+            dimension = self.inside(group)
+            if dimension > 0:
+                factors.append((dimension, group, "", group))
+        for name, t in blocks_of(like).items():
+            for group in self.on_tensor(name, t):
+                product = Product(**{name: group})
+                dimension = self.inside(product)
+                if dimension > 0:
+                    factors.append((dimension, None, name, group))
+                    break
+        chosen, used, total = [], set(), 0
+        for dimension, joint, name, group in sorted(factors, key=lambda f: -f[0]):
+            blocks = set(joint.block_names) if joint is not None else {name}
+            if blocks & used:
+                continue
+            chosen.append((joint, name, group))
+            used |= blocks
+            total += dimension
+        if total == self.rank and chosen:
+            own = [joint for joint, _, _ in chosen if joint is not None]
+            by_block = {name: group for joint, name, group in chosen if joint is None}
+            yield Product(*own, **by_block)
+
+    def on_tensor(self, name: str, t: Tensor) -> Iterator[GaugeGroup]:
+        """Groups on one tensor."""
+        if t.is_complex():
+            yield from _made("Phase")
+            return
+        if t.ndim == 2:
+            for kind in ("Similarity", "RigidMotion", "Orthogonal"):
+                yield from _made(kind)
+        if t.ndim != 1:
+            return
+        scaling = "PositiveScaling" if self.positive[name] else "Scaling"
+        yield from _made("Affine")
+        yield from _made("Translation")
+        yield from _made(scaling)
+        for labels in self._partitions(name):
+            if int(labels.max()) > 0:
+                yield from _made("Affine", labels)
+                yield from _made("Affine", labels, common_scale=True)
+                yield from _made("Translation", labels)
+                yield from _made(scaling, labels)
+
+    def _partitions(self, name: str) -> Iterator[Tensor]:
+        """Labels of items by the fields that move them, for constants and for scalings."""
+        start, stop = self.probe.spans()[name]
+        for vectors in (self.constants, self.diagonals):
+            mine = [v[start:stop] for v in vectors if bool(v[start:stop].any())]
+            if mine:
+                table = torch.stack(mine) != 0
+                if bool((table.sum(0) == 1).all()):
+                    yield table.long().argmax(0)
+
+    def joint(self, like: Point) -> Iterator[GaugeGroup]:
+        """Groups that act on several blocks of a dict together."""
+        blocks = blocks_of(like)
+        yield from self._location_scale()
+        matrices = [name for name, t in blocks.items() if t.ndim == 2 and not t.is_complex()]
+        for a, b in itertools.combinations(matrices, 2):
+            for dims in itertools.product((-1, 0), repeat=2):
+                if blocks[a].shape[dims[0]] == blocks[b].shape[dims[1]]:
+                    yield from _made("GeneralLinear", a, b, rank_dims=dims)
+        yield from self._rescalings(blocks)
+        for c in self.constants:
+            yield Shift([self._direction(c)])
+
+    def _location_scale(self) -> Iterator[GaugeGroup]:
+        """Constant 1 on the locations, x on locations and scales, -x on slopes."""
+        spans = self.probe.spans()
+        for c, d in itertools.product(self.constants, self.diagonals):
+            parts: dict[str, list[str]] = {"locations": [], "scales": [], "slopes": []}
+            for name, (a, b) in spans.items():
+                one, size = c[a:b], d[a:b]
+                if bool((one == one[0]).all()) and bool((size == size[0]).all()):
+                    key = {(True, 1): "locations", (False, 1): "scales", (False, -1): "slopes"}
+                    kind = key.get((bool(one[0] != 0), int(torch.sign(size[0]))))
+                    if kind:
+                        parts[kind].append(name)
+            if parts["locations"]:
+                yield from _made("LocationScale", **{key: tuple(names) for key, names in parts.items()})
+
+    def _rescalings(self, blocks: dict[str, Tensor]) -> Iterator[GaugeGroup]:
+        """x on the incoming weights of a unit, -x on its outgoing ones."""
+        spans = self.probe.spans()
+        incoming, outgoing = set(), set()
+        for d in self.diagonals:
+            signed = {name: d[a:b].sum() for name, (a, b) in spans.items() if bool(d[a:b].any())}
+            plus = {name for name, s in signed.items() if s > 0}
+            minus = {name for name, s in signed.items() if s < 0}
+            if plus and minus:
+                incoming, outgoing = incoming | plus, outgoing | minus
+        if incoming and outgoing and not incoming & outgoing:
+            yield from _made("Rescaling", incoming=tuple(sorted(incoming)), outgoing=tuple(sorted(outgoing)))
+            yield from _made("Rescaling", incoming=tuple(sorted(outgoing)), outgoing=tuple(sorted(incoming)))
+
+    def _direction(self, c: Tensor) -> dict[str, Tensor | float]:
+        direction: dict[str, Tensor | float] = {}
+        for name, t in blocks_of(unflatten(c, self.like)).items():
+            if bool(t.any()):
+                direction[name] = float(t.reshape(-1)[0]) if bool((t == t.reshape(-1)[0]).all()) else t
+        return direction
+
+
+def _flat(point: Point, like: Point) -> Tensor:
+    return flatten(point if isinstance(like, Tensor) else {name: point[name] for name in like})
+
+
+def _made(kind: str, *arguments: object, **named: object) -> Iterator[GaugeGroup]:
+    """The group of the catalogue, if its arguments make sense."""
+    try:
+        yield getattr(catalogue, kind)(*arguments, **named)
+    except (AttributeError, TypeError, ValueError):
+        return
