@@ -110,7 +110,9 @@ def largest_change(
     return worst
 
 
-def _moves(group: GaugeGroup, point: Point, names: list[str], generator: torch.Generator) -> Iterator[tuple[Tensor, str]]:
+def _moves(
+    group: GaugeGroup, point: Point, names: list[str], generator: torch.Generator
+) -> Iterator[tuple[Tensor, str]]:
     zero = zero_coordinates(group, point)
     if len(names) <= _MOST_GENERATORS:
         for k, name in enumerate(names):
@@ -144,7 +146,12 @@ def _relative(base: Tensor, other: Tensor, scale: float) -> float:
 
 
 def _derivative_changes(
-    fn: Callable[[Point], Any], point: Point, group: GaugeGroup, names: list[str], scale: float, generator: torch.Generator
+    fn: Callable[[Point], Any],
+    point: Point,
+    group: GaugeGroup,
+    names: list[str],
+    scale: float,
+    generator: torch.Generator,
 ) -> Iterator[Change]:
     """Derivatives along one random combination of generators, at the point and at a moved one."""
     zero = zero_coordinates(group, point)
@@ -233,7 +240,7 @@ def vertical_share(point: Point, derivative: Point, group: GaugeGroup) -> Change
     for _ in range(_COMBINATIONS):
         velocity = pushforward(lambda xi: moved(group, xi, point), zero, _random(zero, generator))
         worst = max(worst, float(_cosine(flatten(velocity, ndim), slope).max()))
-    _, pull = torch.func.vjp(lambda xi: flatten(moved(group, xi, point), ndim), zero)
+    _, pull = torch.func.vjp(lambda xi: flatten(moved(group, xi, point), ndim), zero)[:2]
     return Change(worst, names[int(pull(slope)[0].abs().reshape(-1, len(names)).amax(0).argmax())])
 
 

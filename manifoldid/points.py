@@ -5,20 +5,27 @@ about the blocks of a dict: everything else maps over blocks or works on the fla
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-Point = Tensor | Mapping[str, Tensor]
-Weights = Tensor | Mapping[str, Tensor] | None
+if TYPE_CHECKING:
+    # Whether a point is a tensor or a dict is a matter of the group, which no checker can follow; public functions that
+    # give back what they take say so with `AnyPoint`.
+    Point = Any
+    Weights = Any
+else:
+    Point = Tensor | Mapping[str, Tensor]
+    Weights = Tensor | Mapping[str, Tensor] | None
+AnyPoint = TypeVar("AnyPoint", bound=Tensor | Mapping[str, Tensor])
 
 HALF = (torch.float16, torch.bfloat16)
 
 
 def is_dict(x: object) -> bool:
     """Whether `x` is a dict point (a dict, a `ParameterDict`, any mapping of names to tensors)."""
-    return isinstance(x, Mapping) or isinstance(x, torch.nn.ParameterDict)
+    return isinstance(x, (Mapping, torch.nn.ParameterDict))
 
 
 def as_point(x: Any, name: str = "point") -> Point:
@@ -36,13 +43,15 @@ def _floating(x: Any, name: str) -> Tensor:
     if not isinstance(x, Tensor):
         raise TypeError(f"`{name}` must be a tensor or a dict of tensors, got {type(x).__name__}")
     if not (x.is_floating_point() or x.is_complex()):
-        raise TypeError(f"`{name}` must be a floating tensor, got dtype {x.dtype}; convert it with .double() or .float()")
+        raise TypeError(
+            f"`{name}` must be a floating tensor, got dtype {x.dtype}; convert it with .double() or .float()"
+        )
     return x
 
 
 def blocks_of(x: Point) -> dict[str, Tensor]:
     """The blocks of a point by name; a tensor point is one block called ''."""
-    return {"": x} if isinstance(x, Tensor) else {name: x[name] for name in x.keys()}
+    return {"": x} if isinstance(x, Tensor) else {name: x[name] for name in x}
 
 
 def like_point(blocks: Mapping[str, Tensor], x: Point) -> Point:
@@ -54,7 +63,7 @@ def map_blocks(function: Callable[..., Tensor], x: Point, *others: Point) -> Poi
     """`function` applied to corresponding blocks of points of the same kind."""
     if isinstance(x, Tensor):
         return function(x, *others)
-    return {name: function(x[name], *(other[name] for other in others)) for name in x.keys()}
+    return {name: function(x[name], *(other[name] for other in others)) for name in x}
 
 
 def first(x: Point) -> Tensor:
@@ -82,7 +91,10 @@ def flatten(x: Point, batch_ndim: int = 0) -> Tensor:
 
     A complex block contributes its real and imaginary parts side by side.
     """
-    rows = [_real(t).flatten(batch_ndim) if t.ndim > batch_ndim else _real(t).reshape(*t.shape, -1) for t in blocks_of(x).values()]
+    rows = [
+        _real(t).flatten(batch_ndim) if t.ndim > batch_ndim else _real(t).reshape(*t.shape, -1)
+        for t in blocks_of(x).values()
+    ]
     if len(rows) == 1:
         return rows[0]
     batch = torch.broadcast_shapes(*(row.shape[:-1] for row in rows))
@@ -128,7 +140,9 @@ def flat_weights(weights: Weights, x: Point, batch_ndim: int = 0) -> Tensor | No
         by_block = {next(iter(blocks)): weights}
     unknown = set(by_block) - set(blocks)
     if unknown:
-        raise ValueError(f"`weights` names blocks that the point does not have: {sorted(unknown)}; it has {sorted(blocks)}")
+        raise ValueError(
+            f"`weights` names blocks that the point does not have: {sorted(unknown)}; it has {sorted(blocks)}"
+        )
     pieces = []
     for name, t in blocks.items():
         event = t.shape[batch_ndim:]

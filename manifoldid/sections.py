@@ -9,7 +9,7 @@ from torch import Tensor
 from manifoldid.groups import GaugeGroup
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups.base import Canonical, canonicalise, check_quotient, checked, code_of, same_dtype, same_value
-from manifoldid.points import Point, Weights, as_point, cast_like, compute_point, detached, is_dict
+from manifoldid.points import AnyPoint, Point, Weights, as_point, cast_like, compute_point, detached, is_dict
 
 
 class _Immutable:
@@ -46,7 +46,7 @@ class _AnySection(_Immutable):
         """Representative, frame and verdict in the dtype of the computation (float32 for half precision), values unchecked."""
         raise NotImplementedError
 
-    def __call__(self, x: Point, blocks: Any = None) -> Point:
+    def __call__(self, x: AnyPoint, blocks: Any = None) -> AnyPoint:
         """The representative of the orbit of `x`.
 
         Args:
@@ -71,7 +71,7 @@ class _AnySection(_Immutable):
         _, x, form = self._form(x, blocks)
         return same_dtype(form, x).xi
 
-    def carry(self, xi: Tensor, y: Point, blocks: Any = None) -> Point:
+    def carry(self, xi: Tensor, y: AnyPoint, blocks: Any = None) -> AnyPoint:
         """The move that takes x to section(x), `xi = section.frame(x)`, applied to another point.
 
         Args:
@@ -115,6 +115,9 @@ class Section(_AnySection):
         TypeError: `group` is no group.
     """
 
+    weights: Weights
+    at: Point | None
+
     def __init__(self, group: GaugeGroup, weights: Weights = None, at: Point | None = None):
         _require_group(group)
         self._set(group=group, weights=_kept(weights), at=None if at is None else _kept(as_point(at, "at")))
@@ -146,6 +149,8 @@ class Reference(_AnySection):
     Raises:
         TypeError: `group` is no group.
     """
+
+    index: Any
 
     def __init__(self, group: GaugeGroup, index: Any):
         _require_group(group)
@@ -191,11 +196,16 @@ def as_section(section: SectionLike, group: GaugeGroup, weights: Weights = None)
 class _BlockSections(_Immutable):
     """Sections of single blocks of a dict point; the other factors of the group take their canonical section."""
 
+    by_block: dict[str, Callable]
+    canonical: Section
+
     def __init__(self, by_block: dict[str, Callable], group: GaugeGroup, weights: Weights):
         names = {of for _, of in group.factors() if isinstance(of, str)}
         unknown = sorted(set(by_block) - names)
         if unknown:
-            raise ValueError(f"`section` names the blocks {unknown}, but {group!r} has a group of its own on {sorted(names)}")
+            raise ValueError(
+                f"`section` names the blocks {unknown}, but {group!r} has a group of its own on {sorted(names)}"
+            )
         self._set(by_block=by_block, canonical=Section(group, weights))
 
     def __call__(self, x: Point) -> Point:
@@ -217,7 +227,9 @@ def _with_blocks(group: GaugeGroup, blocks: Any) -> GaugeGroup:
     if blocks is None:
         return group
     if not isinstance(group, ItemGroup):
-        raise TypeError(f"`blocks` needs a group on items (Translation, Scaling, PositiveScaling, Affine), not {group!r}")
+        raise TypeError(
+            f"`blocks` needs a group on items (Translation, Scaling, PositiveScaling, Affine), not {group!r}"
+        )
     return group.with_blocks(blocks)
 
 

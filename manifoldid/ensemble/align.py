@@ -46,13 +46,17 @@ def check_overlap(observed: Tensor, group: ItemGroup) -> None:
     members, items = observed.shape
     unseen = (~observed.any(0)).nonzero()[:, 0].tolist()
     if unseen:
-        raise NotIdentifiableError(f"`observed` has items that no member saw: {listed(unseen)}; leave them out of the ensemble")
-    index = torch.zeros(items, dtype=torch.long) if group._partition is None else group._partition.index
+        raise NotIdentifiableError(
+            f"`observed` has items that no member saw: {listed(unseen)}; leave them out of the ensemble"
+        )
+    index = torch.zeros(items, dtype=torch.long) if group.partition is None else group.partition.index
     for block in range(group.block_count):
         part = observed[:, index == block]
         rows, columns = part.nonzero(as_tuple=True)
         size = members + part.shape[1]
-        graph = coo_matrix((torch.ones(len(rows)).numpy(), (rows.numpy(), (columns + members).numpy())), shape=(size, size))
+        graph = coo_matrix(
+            (torch.ones(len(rows)).numpy(), (rows.numpy(), (columns + members).numpy())), shape=(size, size)
+        )
         _, component = connected_components(graph, directed=False)
         seen = part.any(1).nonzero()[:, 0].tolist()
         first = component[seen[0]]
@@ -100,9 +104,9 @@ def align_observed(members: Tensor, group: GaugeGroup, weights: Tensor | None, o
 
 def _by_block(group: ItemGroup, x: Tensor) -> list[Tensor]:
     """Indices of the items of every block."""
-    if group._partition is None:
+    if group.partition is None:
         return [torch.arange(x.shape[-1], device=x.device)]
-    return [(group._partition.index.to(x.device) == k).nonzero()[:, 0] for k in range(group.block_count)]
+    return [(group.partition.index.to(x.device) == k).nonzero()[:, 0] for k in range(group.block_count)]
 
 
 def _shifts(values: Tensor, group: ItemGroup, w: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +129,7 @@ def _consensus(moved: Tensor, observed: Tensor) -> Tensor:
     return torch.where(observed, moved, torch.zeros_like(moved)).sum(0) / counts
 
 
-def _alternate(values: Tensor, group: GaugeGroup, w: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+def _alternate(values: Tensor, group: ItemGroup, w: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
     """Alternating least squares: consensus from moves, moves from consensus (regression of the consensus on a member)."""
     moved = values.clone()
     fit: Callable[[Tensor, Tensor, Tensor], Tensor] = _regress if isinstance(group, Affine) else _rescale
@@ -140,7 +144,9 @@ def _alternate(values: Tensor, group: GaugeGroup, w: Tensor, observed: Tensor) -
             for items in _by_block(group, values):
                 moved[:, items] = fit(values[:, items], consensus[items], w[:, items])
             return moved, consensus
-    raise NotConvergedError(f"the joint alignment has not settled after {_MOST_SWEEPS} sweeps: members share too few items")
+    raise NotConvergedError(
+        f"the joint alignment has not settled after {_MOST_SWEEPS} sweeps: members share too few items"
+    )
 
 
 def _rescale(x: Tensor, to: Tensor, w: Tensor) -> Tensor:
@@ -177,7 +183,9 @@ def stacked(members: object) -> Point:
     if isinstance(members, dict):
         return {k: v.detach().as_subclass(Tensor) for k, v in members.items()}
     if not isinstance(members, (list, tuple)):
-        raise TypeError(f"`members` must be a stacked tensor, or a list of tensors or dicts, got {type(members).__name__}")
+        raise TypeError(
+            f"`members` must be a stacked tensor, or a list of tensors or dicts, got {type(members).__name__}"
+        )
     if len(members) < 2:
         raise ValueError(f"`members` must be at least two, got {len(members)}: one member has no spread")
     if all(isinstance(m, Tensor) for m in members):
@@ -194,5 +202,7 @@ def stacked(members: object) -> Point:
 def _stack(tensors: list[Tensor] | tuple[Tensor, ...], name: str) -> Tensor:
     shapes = {tuple(t.shape) for t in tensors}
     if len(shapes) > 1:
-        raise ValueError(f"`{name}` have different shapes: {listed(sorted(shapes))}; say with observed= who saw which items")
+        raise ValueError(
+            f"`{name}` have different shapes: {listed(sorted(shapes))}; say with observed= who saw which items"
+        )
     return torch.stack([t.detach().as_subclass(Tensor) for t in tensors])

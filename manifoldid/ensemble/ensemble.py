@@ -110,7 +110,9 @@ class Ensemble:
         for factor, of in self.group.factors():
             if isinstance(self.members, Tensor):
                 return align_members(self.members, factor, self.weights)
-            chosen = self.members[of] if isinstance(of, str) else {name: self.members[name] for name in of or self.members}
+            chosen = (
+                self.members[of] if isinstance(of, str) else {name: self.members[name] for name in of or self.members}
+            )
             moved = align_members(chosen, factor, part_of_weights(self.weights, of))
             parts.update({of: moved} if isinstance(of, str) else moved)
         return like_point(parts, self.members)
@@ -197,7 +199,9 @@ class Ensemble:
         together = together.mT @ together
         if bool((together < 2).any()):
             i, j = (together < 2).nonzero()[0].tolist()
-            raise ValueError(f"`observed`: items {i} and {j} were seen together by fewer than two members: no covariance")
+            raise ValueError(
+                f"`observed`: items {i} and {j} were seen together by fewer than two members: no covariance"
+            )
         rest = self._deviations(aligned)
         return rest.mT @ rest / (together - 1)
 
@@ -221,7 +225,9 @@ class Ensemble:
         rest = (values - values.mean(0)).reshape(len(values), -1)
         return Contrast(values.mean(0), rest.mT @ rest / (len(values) - 1), values)
 
-    def table(self, names: Sequence[str] | None = None, section: SectionLike = None, block: str | None = None) -> list[dict[str, Any]]:
+    def table(
+        self, names: Sequence[str] | None = None, section: SectionLike = None, block: str | None = None
+    ) -> list[dict[str, Any]]:
         """One row per item, for `pandas.DataFrame(...)`: item, mean, standard_deviation, members.
 
         Raises:
@@ -233,7 +239,12 @@ class Ensemble:
             raise ValueError(f"`names` must have one name per item, {len(mean)}, got {len(names)}")
         counts = self.counts.tolist() if self._observed is not None else [len(self)] * len(mean)
         return [
-            {"item": names[k] if names is not None else k, "mean": mean[k], "standard_deviation": deviation[k], "members": counts[k]}
+            {
+                "item": names[k] if names is not None else k,
+                "mean": mean[k],
+                "standard_deviation": deviation[k],
+                "members": counts[k],
+            }
             for k in range(len(mean))
         ]
 
@@ -244,7 +255,9 @@ class Ensemble:
             raise TypeError("`observed` must be a bool tensor (M, n)")
         if is_dict(self.members) or observed.shape != self.members.shape:
             shape = {name: tuple(t.shape) for name, t in blocks_of(self.members).items()}
-            raise ValueError(f"`observed` must have the shape (M, n) of tensor members, got {tuple(observed.shape)} for {shape}")
+            raise ValueError(
+                f"`observed` must have the shape (M, n) of tensor members, got {tuple(observed.shape)} for {shape}"
+            )
         return observed.detach().to(self.members.device).clone()
 
     def _hidden_entries(self, members: Point) -> Point:
@@ -261,7 +274,7 @@ class Ensemble:
 
     def _deviations(self, members: Tensor) -> Tensor:
         rest = members - self._average(members)
-        return torch.where(self._observed, rest, torch.zeros_like(rest))
+        return rest if self._observed is None else torch.where(self._observed, rest, torch.zeros_like(rest))
 
     def _each(self, function: Callable[[Point], Point], members: Point) -> Point:
         results = [function(_member(members, k)) for k in range(len(self))]
@@ -310,6 +323,3 @@ def _member(members: Point, k: int) -> Point:
 
 def _absolute(t: Tensor) -> Tensor:
     return t.abs() if t.is_complex() else t
-
-
-

@@ -3,7 +3,7 @@
 `Measure.mean` is the only reduction over items in the closed forms of these groups.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -151,21 +151,21 @@ class ItemGroup(GaugeGroup):
     """
 
     blocks: Tensor | None = None
+    partition: Partition | None = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", block_labels(self.blocks))
-        partition = None if self.blocks is None else Partition(self.blocks)
-        object.__setattr__(self, "_partition", partition)
+        object.__setattr__(self, "partition", None if self.blocks is None else Partition(self.blocks))
 
     @property
     def block_labels(self) -> list[int] | None:
         """The labels of the blocks, sorted, as the coordinates xi are ordered; None without blocks."""
-        return None if self._partition is None else self._partition.labels.tolist()
+        return None if self.partition is None else self.partition.labels.tolist()
 
     @property
     def block_count(self) -> int:
         """How many blocks there are."""
-        return 1 if self._partition is None else self._partition.count
+        return 1 if self.partition is None else self.partition.count
 
     def with_blocks(self, labels: Any) -> "ItemGroup":
         """The same group with another partition of the items."""
@@ -179,11 +179,11 @@ class ItemGroup(GaugeGroup):
         """
         if isinstance(weights, dict):
             raise ValueError(f"`weights` of a tensor point must be a tensor (n,), got a dict with {sorted(weights)}")
-        return Measure(first(x), weights, self._partition)
+        return Measure(first(x), weights, self.partition)
 
     def at_items(self, value: Tensor) -> Tensor:
         """`value` (*batch, blocks), one number per block, at every item (*batch, n or 1)."""
-        return value if self._partition is None else value[..., self._partition.index.to(value.device)]
+        return value if self.partition is None else value[..., self.partition.index.to(value.device)]
 
     def validate(self, x: Any, name: str = "point") -> Point:
         """See `GaugeGroup.validate`; also that the blocks fit the items.

@@ -40,6 +40,7 @@ class SphereGeometry(Geometry):
 
     def __init__(self, group: ItemGroup, weights: Weights, shifts: bool, together: bool = False):
         super().__init__(group, weights)
+        self.items = group
         self.shifts = shifts
         self.together = together
 
@@ -123,7 +124,7 @@ class SphereGeometry(Geometry):
     # ------------------------------------------------------------------------------------------------ private
 
     def _frame(self, x: Tensor) -> _Frame:
-        measure = self.group.measure(x, self.weights)
+        measure = self.items.measure(x, self.weights)
         centred = measure.centre(x)[0] if self.shifts else x
         size = measure.size(centred, together=self.together)
         safe = self._spread(measure, torch.where(size > 0, size, torch.ones_like(size)))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manifoldid.groups._sphere import SphereGeometry
 from manifoldid.groups._items import ItemGroup
+from manifoldid.groups._sphere import SphereGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.reference import reference_items
 from manifoldid.groups.scaling import divided, per_block
@@ -83,7 +83,7 @@ class Affine(ItemGroup):
         wanted, origin = measure.centre(to)
         product = form.point * wanted
         factor = measure.mean_over_all(product) if self.common_scale else measure.mean(product)
-        regular = form.regular & (factor > 0)
+        regular = (factor > 0) & (form.regular if form.regular is not None else True)
         spread = self._scale_spread(measure)
         log_scale, shift = self._unjoin(form.xi)
         safe = torch.where(regular, factor, torch.ones_like(factor))
@@ -99,7 +99,7 @@ class Affine(ItemGroup):
         return pairs[..., 0], pairs[..., 1]
 
     def reference_frame(self, x: Tensor, index: object) -> Canonical:
-        """Reference items (i, j) per block get the values 0 and 1; with `common_scale` (i, j) and one item for every other block."""
+        """Reference items (i, j) of every block get the values 0 and 1."""
         if self.common_scale and self.block_count > 1:
             raise TypeError(
                 "Reference of Affine(common_scale=True) with several blocks is not defined; use mid.Section(group)"

@@ -271,7 +271,7 @@ def check_quotient(group: GaugeGroup, x: Point, name: str = "point") -> None:
         DegeneratePointError: The group has at least as many dimensions as one point has numbers.
     """
     mine = {k: t for k, t in blocks_of(x).items() if not group.block_names or k in group.block_names}
-    partition = getattr(group, "_partition", None)
+    partition = getattr(group, "partition", None)
     if partition is not None and partition.blind:
         return  # under compile or export nobody knows how many blocks there are
     numbers, dimension = event_numel(mine, group.batch_ndim(x)), group.dimension(x)
@@ -297,7 +297,7 @@ def _real(dtype: torch.dtype) -> torch.dtype:
 
 def _fields(value: object) -> dict[str, object]:
     if is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
+        return {field.name: getattr(value, field.name) for field in fields(value) if field.init}
     return {key: item for key, item in vars(value).items() if not key.startswith("_")}
 
 

@@ -50,7 +50,7 @@ class Geometry:
     def gradient(self, x: Point, derivative: Point) -> Point:
         """The Riemannian gradient, horizontal, of a function with the Euclidean `derivative` (autograd's) at `x`."""
         form, ndim = self._form(x), self.group.batch_ndim(x)
-        _, pull_back = torch.func.vjp(lambda y: moved(self.group, form.xi, y), form.point)
+        _, pull_back = torch.func.vjp(lambda y: moved(self.group, form.xi, y), form.point)[:2]
         covector = flatten(pull_back(derivative)[0], ndim)
         w = flat_weights(self.weights, x, ndim)
         gradient = unflatten(covector if w is None else covector / w, x, ndim)

@@ -45,7 +45,7 @@ def zero_coordinates(group: GaugeGroup, x: Point) -> Tensor:
 def moved(group: GaugeGroup, xi: Tensor, x: Point) -> Point:
     """`act(xi, x)`, with the blocks of `x` that the action does not return left alone."""
     y = group.act(xi, x)
-    return {name: y[name] if name in y else t for name, t in x.items()} if is_dict(x) else y
+    return {name: y.get(name, t) for name, t in x.items()} if is_dict(x) else y
 
 
 def velocities(group: GaugeGroup, x: Point) -> Point:
@@ -88,7 +88,7 @@ class _Objective:
         def gradient(xi: Tensor) -> Tensor:
             return torch.func.grad(lambda s: self.value(s, x).sum())(xi)
 
-        slope, pull = torch.func.vjp(gradient, zero)
+        slope, pull = torch.func.vjp(gradient, zero)[:2]
         eye = torch.eye(zero.shape[-1], dtype=zero.dtype, device=zero.device)
         rows = [pull(row.expand_as(zero).contiguous())[0] for row in eye]
         return slope, torch.stack(rows, dim=-2)
@@ -129,6 +129,7 @@ def _newton_path(objective: _Objective, x: Point, zero: Tensor) -> list[Tensor]:
     steps: list[Tensor] = []
     look = concrete(first(x))
     eps = torch.finfo(zero.dtype).eps
+    slope = size = zero
     for _ in range(_NEWTON_STEPS if look else _BLIND_STEPS):
         slope, curvature = objective.derivatives(x, zero)
         value = objective.value(zero, x)

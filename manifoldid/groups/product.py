@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups._euclidean import safe_root
+from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
 from manifoldid.points import (
     Point,
@@ -38,6 +38,10 @@ class Product(GaugeGroup):
         TypeError: A factor is no group, or a positional group does not name its blocks.
         ValueError: Two factors name the same block.
     """
+
+    groups: tuple[GaugeGroup, ...]
+    by_block: dict[str, GaugeGroup]
+    _factors: tuple[tuple[GaugeGroup, tuple[str, ...] | str], ...]
 
     def __init__(self, *groups: GaugeGroup, **by_block: GaugeGroup):
         for group in (*groups, *by_block.values()):
@@ -185,7 +189,7 @@ class ProductGeometry(Geometry):
     def _sum(self, x: Point, value: Callable[[Geometry, tuple[str, ...] | str], Tensor], u: Point, v: Point) -> Tensor:
         """Sum of a value over the factors, plus <u, v> over the free blocks."""
         ndim, free = self.group.batch_ndim(x), self._free(x)
-        total = sum(value(geometry, of) for geometry, of in self.parts)
+        total = torch.stack([value(geometry, of) for geometry, of in self.parts]).sum(0)
         if not free:
             return total
         product = flatten(map_blocks(torch.mul, self._free(u), self._free(v)), ndim)

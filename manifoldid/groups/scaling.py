@@ -24,7 +24,7 @@ class Scaling(ItemGroup):
 
     flat = True
     defect = "is a zero vector: every a x is the same point, so it has no scale to remove; start from a point that is not zero"
-    reference_defect = "has a reference item that is not positive: dividing by it would leave the orbit; choose a positive item as reference"
+    reference_defect = "has a reference item that is not positive: dividing by it would leave the orbit; choose a positive reference item"
 
     def dimension(self, x: Point) -> int:
         return self.block_count
@@ -48,7 +48,7 @@ class Scaling(ItemGroup):
         measure = self.measure(x, weights)
         form = self.canonical(x, weights)
         factor = measure.mean(form.point * to)
-        regular = form.regular & (factor > 0)
+        regular = (factor > 0) & (form.regular if form.regular is not None else True)
         safe = torch.where(regular, factor, torch.ones_like(factor))
         point = form.point * measure.spread(torch.where(regular, factor, torch.zeros_like(factor)))
         return Canonical(point, form.xi - safe.log(), regular)
@@ -73,8 +73,8 @@ def divided(x: Tensor, size: Tensor, regular: Tensor, spread) -> Canonical:
 
 def per_block(group: ItemGroup, velocity: Tensor) -> Tensor:
     """`velocity` (*batch, n) of all items, as one row per block that is zero outside of it; shape (*batch, blocks, n)."""
-    if group.blocks is None:
+    if group.partition is None:
         return velocity.unsqueeze(-2)
     blocks = torch.arange(group.block_count, device=velocity.device)[:, None]
-    member = blocks == group._partition.index.to(velocity.device)
+    member = blocks == group.partition.index.to(velocity.device)
     return torch.where(member, velocity.unsqueeze(-2), torch.zeros((), dtype=velocity.dtype, device=velocity.device))

@@ -11,7 +11,7 @@ from manifoldid.groups._euclidean import EuclideanGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.points import Point, Weights, blocks_of, concrete, event_numel, first, flat_weights, flatten, unflatten
 
-Direction = Mapping[str, Tensor | float]
+Direction = Mapping[str, Tensor | float | int]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,7 +95,7 @@ class Shift(GaugeGroup):
         return basis
 
     @staticmethod
-    def _direction(d: Tensor | float, t: Tensor, ndim: int) -> Tensor:
+    def _direction(d: Tensor | float | int, t: Tensor, ndim: int) -> Tensor:
         if isinstance(d, Tensor):
             return d.to(dtype=t.dtype, device=t.device)
         return torch.full(t.shape[ndim:], d, dtype=t.dtype, device=t.device)
@@ -192,7 +192,7 @@ class Shift(GaugeGroup):
         return [f"shift of {', '.join(direction)}" for direction in self.directions]
 
 
-def _frozen_dicts(directions: Any) -> tuple[tuple[dict[str, Tensor | float], ...], tuple[str, ...]]:
+def _frozen_dicts(directions: Any) -> tuple[tuple[dict[str, Tensor | float | int], ...], tuple[str, ...]]:
     entries = [directions] if isinstance(directions, Mapping) else directions
     if not isinstance(entries, Sequence) or not entries or not all(isinstance(d, Mapping) and d for d in entries):
         raise TypeError(
@@ -204,7 +204,7 @@ def _frozen_dicts(directions: Any) -> tuple[tuple[dict[str, Tensor | float], ...
     return frozen, names
 
 
-def _frozen(value: Any, name: str) -> Tensor | float:
+def _frozen(value: Any, name: str) -> Tensor | float | int:
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, (int, float)) and not isinstance(value, bool):

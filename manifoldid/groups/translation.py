@@ -35,9 +35,9 @@ class Translation(ItemGroup):
         return x - self.at_items(xi)
 
     def vertical_basis(self, x: Tensor) -> Tensor:
-        if self._partition is None:
+        if self.partition is None:
             return torch.ones_like(x).unsqueeze(-2)
-        index = self._partition.index.to(x.device)
+        index = self.partition.index.to(x.device)
         rows = torch.arange(self.block_count, device=x.device)[:, None] == index
         return rows.to(x.dtype).expand(*x.shape[:-1], *rows.shape)
 

@@ -22,8 +22,8 @@ def calibrate(model: Model, loader: Iterable[Any], forward: Callable[[Model, Any
     Args:
         model: A network with one or more such heads, or such a head itself (the batches are then its inputs). Heads after
             one another are calibrated in the order in which they are called.
-        loader: Batches of the reference population, one pass per head: a `DataLoader`, a list. A batch may be a tensor, a tuple whose
-            first entry is the input, or a dict of keyword arguments.
+        loader: Batches of the reference population, one pass per head: a `DataLoader`, a list. A batch may be a tensor, a
+            tuple whose first entry is the input, or a dict of keyword arguments.
         forward: `forward(model, batch)`, when a batch is something else.
 
     Returns:

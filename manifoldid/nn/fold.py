@@ -23,7 +23,9 @@ def fold(linear: nn.Linear, head: GaugeFix) -> nn.Linear:
         ValueError: The head is not calibrated, is not linear in its inputs, or its columns do not fit the layer.
     """
     if not isinstance(linear, nn.Linear) or not isinstance(head, GaugeFix):
-        raise TypeError(f"`fold` takes an nn.Linear and a GaugeFix, got {type(linear).__name__} and {type(head).__name__}")
+        raise TypeError(
+            f"`fold` takes an nn.Linear and a GaugeFix, got {type(linear).__name__} and {type(head).__name__}"
+        )
     weight = linear.weight.detach().double()
     bias = weight.new_zeros(weight.shape[0]) if linear.bias is None else linear.bias.detach().double()
     weight, bias = (_fold_frame if head.over == "batch" else _fold_centring)(weight, bias, head)

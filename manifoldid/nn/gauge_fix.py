@@ -45,11 +45,17 @@ class GaugeFix(nn.Module):
         if over == "last":
             return
         if not isinstance(group, ItemGroup):
-            raise TypeError(f"`over='batch'` needs a group on items, such as mid.Translation() or mid.Affine(), got {group!r}")
+            raise TypeError(
+                f"`over='batch'` needs a group on items, such as mid.Translation() or mid.Affine(), got {group!r}"
+            )
         if group.blocks is not None:
-            raise ValueError("`blocks` name items, but with over='batch' the items are whatever examples come: leave them out")
+            raise ValueError(
+                "`blocks` name items, but with over='batch' the items are whatever examples come: leave them out"
+            )
         if weights is not None:
-            raise ValueError("`weights` name items, but with over='batch' the items are whatever examples come: leave them out")
+            raise ValueError(
+                "`weights` name items, but with over='batch' the items are whatever examples come: leave them out"
+            )
         self.register_buffer("frame", torch.zeros(group.dimension(torch.zeros(3))))
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
         self._warned = False
@@ -95,7 +101,9 @@ class GaugeFix(nn.Module):
             )
         points = columns(x)
         if self.frame.ndim == 2 and points.shape[0] != self.frame.shape[0]:
-            raise ValueError(f"`x` has {points.shape[0]} column(s), but the head was calibrated with {self.frame.shape[0]}")
+            raise ValueError(
+                f"`x` has {points.shape[0]} column(s), but the head was calibrated with {self.frame.shape[0]}"
+            )
         wide = points.float() if points.dtype in HALF else points
         frame = self.frame.to(wide.dtype)
         fixed = self.group.undo(frame if frame.ndim == 2 else frame.expand(points.shape[0], -1), wide)
@@ -108,7 +116,9 @@ class GaugeFix(nn.Module):
             ValueError: The shape does not fit.
         """
         if xi.ndim not in (1, 2) or xi.shape[-1] != self.frame.shape[-1]:
-            raise ValueError(f"`xi` must have shape ({self.frame.shape[-1]},) or (k, {self.frame.shape[-1]}), got {tuple(xi.shape)}")
+            raise ValueError(
+                f"`xi` must have shape ({self.frame.shape[-1]},) or (k, {self.frame.shape[-1]}), got {tuple(xi.shape)}"
+            )
         self.frame = xi.detach().to(device=self.frame.device, dtype=self.frame.dtype).clone()
         self.calibrated = torch.ones_like(self.calibrated)
 
@@ -119,9 +129,9 @@ class GaugeFix(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         stored = state_dict.get(f"{prefix}frame")
-        if self.over == "batch" and isinstance(stored, Tensor) and stored.shape != self.frame.shape:
-            if stored.ndim in (1, 2) and stored.shape[-1] == self.frame.shape[-1]:
-                self.frame = self.frame.new_zeros(stored.shape)  # a head calibrated with more columns
+        fits = self.over == "batch" and isinstance(stored, Tensor) and stored.ndim in (1, 2)
+        if fits and stored.shape[-1] == self.frame.shape[-1]:
+            self.frame = self.frame.new_zeros(stored.shape)  # it may be calibrated with more columns
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -132,5 +142,7 @@ def columns(x: Tensor) -> Tensor:
         ValueError: They have another number of dimensions.
     """
     if x.ndim not in (1, 2):
-        raise ValueError(f"`x` must have shape (N,) or (N, k) with over='batch', one row per example, got {tuple(x.shape)}")
+        raise ValueError(
+            f"`x` must have shape (N,) or (N, k) with over='batch', one row per example, got {tuple(x.shape)}"
+        )
     return x[None] if x.ndim == 1 else x.mT

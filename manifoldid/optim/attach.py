@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import ParameterDict
 from torch.optim import Optimizer
 
 from manifoldid.errors import NotInvariantError
@@ -15,7 +16,7 @@ from manifoldid.optim.state import move_state
 from manifoldid.points import Point, Weights, compute_point, detached, is_dict
 from manifoldid.sections import Section
 
-Parameters = Tensor | Mapping[str, Tensor] | Iterable[Tensor | Mapping[str, Tensor]]
+Parameters = Tensor | Mapping[str, Tensor] | ParameterDict | Iterable[Tensor | Mapping[str, Tensor] | ParameterDict]
 
 
 class Handle:
@@ -110,7 +111,9 @@ def _points(params: Any) -> list[tuple[str, Point]]:
     if isinstance(params, Tensor) or is_dict(params):
         return [("params", params if isinstance(params, Tensor) else dict(params.items()))]
     if not isinstance(params, Iterable):
-        raise TypeError(f"`params` must be a parameter, a dict of parameters, or a list of either, got {type(params).__name__}")
+        raise TypeError(
+            f"`params` must be a parameter, a dict of parameters, or a list of either, got {type(params).__name__}"
+        )
     points = [(f"params[{k}]", p if isinstance(p, Tensor) else dict(p.items())) for k, p in enumerate(params)]
     if not points:
         raise ValueError("`params` is empty: there is nothing to attach to")
@@ -127,7 +130,9 @@ def _named_parameters(points: list[tuple[str, Point]]) -> Iterable[tuple[str, Te
 
 def _check_parameters(optimizer: Optimizer, points: list[tuple[str, Point]]) -> None:
     if any(group.get("differentiable") for group in optimizer.param_groups):
-        raise ValueError("`optimizer` has differentiable=True: an attached step writes in place and cannot be differentiated")
+        raise ValueError(
+            "`optimizer` has differentiable=True: an attached step writes in place and cannot be differentiated"
+        )
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     seen = set()
     for name, parameter in _named_parameters(points):

@@ -52,8 +52,8 @@ class Member:
 
     def gradient(self) -> Point | None:
         """The current gradient, or None when a parameter has none."""
-        grads = {name: p.grad for name, p in self.parameters.items()}
-        if any(g is None for g in grads.values()):
+        grads = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        if len(grads) < len(self.parameters):
             return None
         return self._as_point({name: g.to_dense() if g.is_sparse else g for name, g in grads.items()})
 
@@ -66,7 +66,7 @@ class Member:
         return [LogChart(self.parameters[name]) for name in self.group.positive if name in self.parameters]
 
     def _as_point(self, blocks: dict[str, Tensor]) -> Point:
-        return blocks[""] if "" in blocks else blocks
+        return blocks.get("", blocks)
 
     def key(self) -> tuple:
         """What members of one bucket have in common, besides an equal section."""
@@ -153,10 +153,9 @@ class Attachment:
     def _install(self) -> None:
         optimizer = self.optimizer
         self._hooks = [optimizer.register_step_pre_hook(self.before), optimizer.register_step_post_hook(self.after)]
-        optimizer.manifoldid_attachment = self
         # Optimizer.__getstate__ drops hooks and attributes; instance methods are honoured by copy and pickle.
-        optimizer.__deepcopy__ = self.deepcopy
-        optimizer.__reduce_ex__ = self.reduce
+        own = {"manifoldid_attachment": self, "__deepcopy__": self.deepcopy, "__reduce_ex__": self.reduce}
+        vars(optimizer).update(own)
 
     def _uninstall(self) -> None:
         for hook in self._hooks:
@@ -219,7 +218,11 @@ class Attachment:
 
     def _settle(self, bucket: Bucket, skipped: Tensor | None) -> None:
         now, group = bucket.stacked(), bucket.section.group
-        name = bucket.moving[0].name if len(bucket.moving) == 1 else f"{bucket.moving[0].name} and others of its shape, stacked,"
+        name = (
+            bucket.moving[0].name
+            if len(bucket.moving) == 1
+            else f"{bucket.moving[0].name} and others of its shape, stacked,"
+        )
         if bucket.old is None:
             form = bucket.section.canonical_form(now)
             self._check(form, group, now, name)
@@ -254,7 +257,9 @@ class Attachment:
         except DegeneratePointError:
             raise
         except ValueError as error:
-            raise ValueError(f"{error}; the loss or its gradient was not finite, or the learning rate is too large") from None
+            raise ValueError(
+                f"{error}; the loss or its gradient was not finite, or the learning rate is too large"
+            ) from None
 
     def _check_finite(self, point: Point, name: str) -> None:
         for t in [point] if isinstance(point, Tensor) else point.values():

@@ -76,7 +76,9 @@ def _move_entries(optimizer: Optimizer, parameter: Tensor, factor: Tensor, name:
         if not _is_beside(value, parameter):
             continue
         if key == "ax" and isinstance(optimizer, ASGD):
-            raise RuntimeError(f"`optimizer` averages `{name}` already (ASGD): build the optimiser, attach, then load the state dict")
+            raise RuntimeError(
+                f"`optimizer` averages `{name}` already (ASGD): build the optimiser, attach, then load the state dict"
+            )
         power = 0 if key == "momentum_buffer" and isinstance(optimizer, RMSprop) else _POWERS.get(key)
         if power is None:
             raise RuntimeError(

@@ -44,7 +44,7 @@ def frechet_mean(group: GaugeGroup, points: Point, weights: Weights = None) -> P
         return float((vector if w is None else vector * w.sqrt()).norm())
 
     eps = torch.finfo(form.xi.dtype).eps
-    last = float("inf")
+    last = moved = float("inf")
     for _ in range(_MOST_STEPS):
         step = displacement(mean)
         moved = size(step)
