@@ -24,7 +24,7 @@ class Scaling(ItemGroup):
 
     flat = True
     defect = "is a zero vector: every a x is the same point, so it has no scale to remove; start from a point that is not zero"
-    reference_defect = "has a reference item that is not positive: dividing by it would leave the orbit; choose a positive reference item"
+    reference_defect = "has a reference item that is not positive: dividing would leave the orbit; choose a positive one"
 
     def dimension(self, x: Point) -> int:
         return self.block_count

@@ -129,8 +129,7 @@ class GaugeFix(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         stored = state_dict.get(f"{prefix}frame")
-        fits = self.over == "batch" and isinstance(stored, Tensor) and stored.ndim in (1, 2)
-        if fits and stored.shape[-1] == self.frame.shape[-1]:
+        if self.over == "batch" and isinstance(stored, Tensor) and stored.shape[-1:] == self.frame.shape[-1:]:
             self.frame = self.frame.new_zeros(stored.shape)  # it may be calibrated with more columns
         super()._load_from_state_dict(state_dict, prefix, *args)
 
