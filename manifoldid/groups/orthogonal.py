@@ -1,0 +1,149 @@
+"""Orthogonal: X -> X Q."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from manifoldid._linalg import column_signs, lyapunov, polar, rank_tolerance, right_singular, rotation_log, skew
+from manifoldid.groups._isometric import IsometricGeometry, by_rows
+from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.points import Point, Weights, item_weights
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Orthogonal(GaugeGroup):
+    """X -> X Q for matrices X (n, r), Q orthogonal. Canonical: X'WX diagonal and decreasing, signs from the columns.
+
+    Factor loadings, embeddings, everything in which only X X' enters. Coordinates: the entries above the diagonal of a skew
+    matrix S (r (r - 1) / 2 of them, row by row), Q = exp(S). These reach the rotations; the section, distances and alignment are
+    those of all orthogonal Q. Finite part: where X and its section are mirror images, `act(frame, section(X))` is X with the
+    sign of its last column changed.
+
+    The sign convention is that the entry of largest modulus in each column is positive. Where X'WX has equal eigenvalues the
+    section is not continuous. The horizontal spaces are curved: no section is horizontal, so optimisers are attached by
+    horizontal steps and ensembles are aligned to their Frechet mean (generalised Procrustes analysis); entry-wise standard
+    deviations are those around it and depend on the ensemble.
+    """
+
+    event_dim = 2
+    defect = (
+        "has rank below r - 1 for its r columns: rotations inside the missing directions do not change it, so it has no frame; "
+        "start from a point of full rank, or use fewer columns"
+    )
+    closest_defect = "is orthogonal to `at` in two directions or more, so that many rotations are closest; choose another `at`"
+
+    def dimension(self, x: Point) -> int:
+        return x.shape[-1] * (x.shape[-1] - 1) // 2
+
+    def act(self, xi: Tensor, x: Tensor) -> Tensor:
+        return x @ rotation(xi, x.shape[-1])
+
+    def undo(self, xi: Tensor, x: Tensor) -> Tensor:
+        return x @ rotation(-xi, x.shape[-1])
+
+    def vertical_basis(self, x: Tensor) -> Tensor:
+        return x[..., None, :, :] @ planes(x)
+
+    def canonical(self, x: Tensor, weights: Weights = None) -> Canonical:
+        turn, regular = principal_rotation(weighted_rows(x, weights))
+        point = x @ turn
+        signs = column_signs(point)
+        return Canonical(point * signs * regular[..., None], frame_of(turn * signs, regular), regular)
+
+    def closest(self, x: Tensor, to: Tensor, weights: Weights = None) -> Canonical:
+        turn, regular = procrustes(x, to, weights)
+        return Canonical(x @ turn * regular[..., None], frame_of(turn, regular), regular)
+
+    def geometry(self, weights: Weights = None) -> "OrthogonalGeometry":
+        return OrthogonalGeometry(self, weights)
+
+    def generator_names(self, x: Point) -> list[str]:
+        size = x.shape[-1]
+        return [f"rotation of columns {i} and {j}" for i in range(size) for j in range(i + 1, size)]
+
+
+class OrthogonalGeometry(IsometricGeometry):
+    """Metric tr(U'WV). Source: Absil, Mahony & Sepulchre (2008), section 3.6, for the horizontal space."""
+
+    def horizontal(self, x: Tensor, u: Tensor) -> Tensor:
+        """See `Geometry.horizontal`: u - x S with S skew, S P + P S = x'Wu - u'Wx, P = x'Wx."""
+        return u - x @ spin(x, u, self.weights)
+
+    def components(self, x: Tensor, u: Tensor) -> Tensor:
+        """See `Geometry.components`: the norm of every row, since rotations mix the entries of a row."""
+        return by_rows(weighted_rows(u, self.weights))
+
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """See `Geometry.transport`: the horizontal component at the representative of `y` closest to `x`, rotated to `y`."""
+        turn, _ = procrustes(y, x, self.weights)
+        return self.horizontal(y, v @ turn.mT)
+
+
+def rotation(xi: Tensor, size: int) -> Tensor:
+    """exp of the skew matrix with the entries `xi` (*batch, r (r - 1) / 2) above its diagonal, row by row."""
+    if size == 2:
+        cosine, sine = xi[..., 0].cos(), xi[..., 0].sin()
+        return torch.stack([torch.stack([cosine, sine], dim=-1), torch.stack([-sine, cosine], dim=-1)], dim=-2)
+    rows, columns = torch.triu_indices(size, size, 1, device=xi.device)
+    upper = torch.zeros(*xi.shape[:-1], size * size, dtype=xi.dtype, device=xi.device)
+    upper = upper.index_add(-1, rows * size + columns, xi).unflatten(-1, (size, size))
+    return torch.linalg.matrix_exp(upper - upper.mT)
+
+
+def planes(x: Tensor) -> Tensor:
+    """The generators E_ij - E_ji, i < j, of rotations of the columns of `x`; shape (r (r - 1) / 2, r, r)."""
+    size = x.shape[-1]
+    rows, columns = torch.triu_indices(size, size, 1, device=x.device)
+    one = torch.eye(size, dtype=x.dtype, device=x.device)
+    upper = one[rows][:, :, None] * one[columns][:, None, :]
+    return upper - upper.mT
+
+
+def weighted_rows(x: Tensor, weights: Weights, power: float = 0.5) -> Tensor:
+    """The rows of `x` (*batch, n, r) times w^power."""
+    if weights is None:
+        return x
+    if isinstance(weights, dict):
+        raise ValueError(f"`weights` of a tensor point must be a tensor (n,), got a dict with {sorted(weights)}")
+    return x * item_weights(weights, x.shape[-2:-1], x)[:, None] ** power
+
+
+def principal_rotation(y: Tensor) -> tuple[Tensor, Tensor]:
+    """The principal axes of `y` as columns of an orthogonal matrix, and whether rotations move `y` freely (*batch, 1)."""
+    values, axes = right_singular(y)
+    finite = torch.isfinite(y).all(-1).all(-1)[..., None]
+    if values.shape[-1] < 2:
+        return axes, finite & (values.shape[-1] > 0)
+    return axes, finite & (values[..., -2:-1] > rank_tolerance(y) * values[..., :1])
+
+
+def procrustes(x: Tensor, to: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """The orthogonal R that brings x R closest to `to`, and whether it is the only one near it (*batch, 1)."""
+    product = x.mT @ weighted_rows(to, weights, 1.0)
+    values = torch.linalg.svdvals(torch.where(torch.isfinite(product), product, torch.zeros_like(product)).detach())
+    regular = torch.isfinite(product).all(-1).all(-1)[..., None]
+    if values.shape[-1] > 1:
+        size = torch.linalg.vector_norm(x, dim=(-2, -1)) * torch.linalg.vector_norm(weighted_rows(to, weights, 1.0), dim=(-2, -1))
+        regular = regular & (values[..., -2:-1] > torch.finfo(x.dtype).eps * size[..., None])
+    return polar(product), regular
+
+
+def frame_of(turn: Tensor, regular: Tensor) -> Tensor:
+    """Coordinates of the rotation that undoes the orthogonal matrix `turn` (*batch, r, r), up to the sign of the last column."""
+    size = turn.shape[-1]
+    back = turn.mT
+    flip = torch.ones_like(turn[..., 0, :])
+    flip = torch.cat([flip[..., :-1], torch.linalg.det(turn.detach()).sign()[..., None]], dim=-1)
+    back = back * flip[..., None, :]
+    if size == 2:
+        return torch.atan2(skew(back)[..., 0, 1:], 0.5 * (back[..., 0, :1] + back[..., 1, 1:])) * regular
+    rows, columns = torch.triu_indices(size, size, 1, device=turn.device)
+    return rotation_log(back)[..., rows, columns] * regular
+
+
+def spin(x: Tensor, u: Tensor, weights: Weights) -> Tensor:
+    """The skew matrix S for which x S is the component of `u` along the rotations of `x`."""
+    y, v = weighted_rows(x, weights), weighted_rows(u, weights)
+    product = y.mT @ v
+    return lyapunov(y.mT @ y, product - product.mT)
