@@ -16,7 +16,7 @@ BATCHES = ((), (3,), (2, 3))
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def positive(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
