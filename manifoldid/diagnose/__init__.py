@@ -2,5 +2,6 @@
 
 from manifoldid.diagnose.api import diagnose
 from manifoldid.diagnose.diagnosis import Diagnosis, Direction, DiscreteSymmetry, Generator
+from manifoldid.diagnose.networks import NetworkDiagnosis
 
-__all__ = ["Diagnosis", "Direction", "DiscreteSymmetry", "Generator", "diagnose"]
+__all__ = ["Diagnosis", "Direction", "DiscreteSymmetry", "Generator", "NetworkDiagnosis", "diagnose"]

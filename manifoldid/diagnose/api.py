@@ -19,6 +19,7 @@ from manifoldid.diagnose.invariants import invariants
 from manifoldid.diagnose.large import add_large_projections, search_large
 from manifoldid.diagnose.match import match_group
 from manifoldid.diagnose.moves import finite_moves
+from manifoldid.diagnose.networks import NetworkDiagnosis, diagnose_network
 from manifoldid.diagnose.nullspace import NullSpaces
 from manifoldid.diagnose.practical import directions_at, weak_ones
 from manifoldid.diagnose.probe import Probe
@@ -32,11 +33,13 @@ _MOVES = 1e-6  # relative change under a finite move that shows that a null dire
 
 def diagnose(
     predict: Callable[[Point], Any],
-    point: Point,
+    point: Point | None = None,
     sample: Callable[[], Point] | None = None,
     *,
+    inputs: Any = None,
+    likelihood: Callable[[Any], Any] | None = None,
     generator: torch.Generator | None = None,
-) -> Diagnosis:
+) -> "Diagnosis | NetworkDiagnosis":
     """Which parameters, or combinations of parameters, a likelihood determines.
 
     Finds the continuous gauge (moves of the parameters that predictions cannot see) with generators in closed form, its name
@@ -47,18 +50,29 @@ def diagnose(
 
     Args:
         predict: Everything the likelihood sees, as a function of one point: log-probabilities, means, natural parameters.
-            Returns a tensor, or a list or dict of tensors. Must be differentiable and deterministic.
+            Returns a tensor, or a list or dict of tensors. Must be differentiable and deterministic. Or a network.
         point: A floating tensor or a dict of such tensors: where to look.
         sample: Draws a random generic point shaped like `point`; default: around `point`, with the signs of its numbers.
+        inputs: For a network: what it is called with, a tensor or a tuple of arguments.
+        likelihood: For a network: everything the likelihood sees of its outputs, as a function of them.
         generator: Source of randomness; default a private one seeded with 0.
 
     Returns:
-        The diagnosis; `print` it.
+        The diagnosis; `print` it. Of a network a pair of them, `.outputs` and `.weights`.
 
     Raises:
-        TypeError: `predict` is no function of a point or returns no floating numbers, `point` is no point.
+        TypeError: `predict` is no function of a point or returns no floating numbers, `point` is no point; a network comes
+            without `inputs`, or a function with them.
         ValueError: Predictions are random or not finite, `predict` writes into its input, or `sample` does not fit.
     """
+    if isinstance(predict, torch.nn.Module):
+        if inputs is None or point is not None or sample is not None:
+            raise TypeError("`inputs` must be given for a network, instead of `point` and `sample`: diagnose(module, inputs=x)")
+        return diagnose_network(diagnose, predict, inputs, likelihood, generator)
+    if inputs is not None or likelihood is not None:
+        raise TypeError("`inputs` and `likelihood` go with a network; for a function pass `point`")
+    if point is None:
+        raise TypeError("`point` is missing: diagnose(predict, point), a tensor or a dict of tensors where to look")
     probe = Probe(predict, point, sample, generator)
     found = _found(probe)
     labels = labels_of(probe)

@@ -11,6 +11,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from manifoldid._linalg import pushforward
 from manifoldid.diagnose.flows import exponential_action, integrate
 from manifoldid.diagnose.functions import BY_NAME, CONSTANT, IDENTITY
 
@@ -49,8 +50,7 @@ class Field:
 
     def bracket(self, other: "Field", x: Tensor) -> Tensor:
         """The Lie bracket D other . self - D self . other at one point (n,)."""
-        first = torch.func.jvp(other, (x,), (self(x),))[1]
-        return first - torch.func.jvp(self, (x,), (other(x),))[1]
+        return pushforward(other, x, self(x)) - pushforward(self, x, other(x))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from scipy.optimize import least_squares
 from torch import Tensor
 
 from manifoldid.diagnose.diagnosis import DiscreteSymmetry
-from manifoldid.diagnose.fields import Field
+from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.formula import Labels
 from manifoldid.diagnose.generated import affine_matrices
 from manifoldid.diagnose.moves import relative_change
@@ -37,6 +37,7 @@ class _Finder:
     fields: list[Field]
     points: list[Tensor]
     labels: Labels
+    positive: Tensor  # (n,) coordinates that `sample` only draws positive
     found: list[DiscreteSymmetry] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     tries: int = 0
@@ -62,6 +63,8 @@ class _Finder:
         """Adds a move if predictions do not see it and neither flows nor known moves make it."""
         if self.tries > _MOST_TRIES or len(self.found) >= _MOST_FOUND:
             return False
+        if not self.allows(self.points[0], move(self.points[0])):
+            return False
         error = self.error(move)
         if not error <= _SAME or self._known(move):
             return False
@@ -72,40 +75,80 @@ class _Finder:
         self.moves.append(move)
         return True
 
+    def allows(self, x: Tensor, y: Tensor) -> bool:
+        """Whether y stays in the domain: it does not when all that changes sign are numbers that `sample` only draws positive."""
+        turned = torch.sign(y) != torch.sign(x)
+        return not bool((turned & self.positive).any()) or bool((turned & ~self.positive).any())
+
     def _known(self, move: Move) -> bool:
         x = self.points[0]
         words: list[Move] = [lambda v: v, *self.moves]
         target = move(x)
         starts = [word(x) for word in words]
+        if self._signs_of(move) is not None and self._product_of_signs(move):
+            return True
         pairs = itertools.product(self.moves, repeat=2) if len(self.moves) <= 10 else ()
         if any(_close(start, target) for start in starts) or any(_close(b(a(x)), target) for a, b in pairs):
             return True
-        return any(self._reaches(start, target) for start in starts[:4]) if self.fields else False
+        if not self.fields:
+            return False
+        return any(self._reaches(word, move) for word in words[:4])
 
-    def _reaches(self, start: Tensor, target: Tensor) -> bool:
-        """Whether flows carry one point to the other: Gauss-Newton steps along the orbit, from a few places on it."""
+    def _signs_of(self, move: Move) -> np.ndarray | None:
+        """Which coordinates a change of signs turns; None for other moves."""
+        x = self.points[0]
+        y = move(x)
+        return (y != x).numpy() if bool((y.abs() == x.abs()).all()) else None
+
+    def _product_of_signs(self, move: Move) -> bool:
+        """Whether known changes of signs combine to this one: elimination over two elements."""
+        known = [s for s in map(self._signs_of, self.moves) if s is not None]
+        return _rank_mod_2([*known, self._signs_of(move)]) == _rank_mod_2(known)
+
+    def _reaches(self, word: Move, move: Move) -> bool:
+        """Whether flows carry word(x) to move(x): Gauss-Newton steps along the orbit, from a few places on it.
+
+        The same flows have to do it at a second point; where fields are constant (a parameter that nothing sees) or have
+        stabilisers, reaching the first is enough.
+        """
         if len(self.fields) > 40 or not all(f.closed_form for f in self.fields):
             return False
+        start, target = (m(self.points[0]) for m in (word, move))
         scale = target.abs().clamp_min(1e-6)
-        still = torch.stack([f(start) for f in self.fields]).abs().sum(0) == 0
-        if bool(((start - target).abs() > 1e-9 * scale)[still].any()):
+        velocities = torch.stack([f(start) for f in self.fields])
+        if bool(((start - target).abs() > 1e-9 * scale)[velocities.abs().sum(0) == 0].any()):
             return False
+        steps = self._path(start, target, scale)
+        if steps is None:
+            return False
+        constant = all(isinstance(f, ClosedField) and f.is_affine and not len(f.rows) for f in self.fields)
+        if constant or int(torch.linalg.matrix_rank(velocities)) < len(self.fields) or len(self.points) < 2:
+            return True
+        y, end = (m(self.points[1]) for m in (word, move))
+        for step in steps:
+            y = self._flow(y, step)
+        return bool(((y - end).abs() < 1e-6 * end.abs().clamp_min(1e-6)).all())
+
+    def _path(self, start: Tensor, target: Tensor, scale: Tensor) -> list[Tensor] | None:
+        """Times of flows that carry one point to another; None if none are found."""
         generator = torch.Generator().manual_seed(0)
         for attempt in range(4):
-            y = start
+            y, steps = start, []
             if attempt:
-                y = self._flow(y, torch.randn(len(self.fields), generator=generator, dtype=torch.float64))
+                steps.append(torch.randn(len(self.fields), generator=generator, dtype=torch.float64))
+                y = self._flow(y, steps[-1])
             for _ in range(40):
                 velocities = torch.stack([f(y) for f in self.fields], dim=1)
                 if not bool(torch.isfinite(velocities).all()):
                     break
                 step = torch.linalg.pinv(velocities / scale[:, None], rtol=1e-10) @ ((target - y) / scale)
-                y = self._flow(y, step * min(1.0, 0.7 / max(float(step.abs().max()), 1e-300)))
+                steps.append(step * min(1.0, 0.7 / max(float(step.abs().max()), 1e-300)))
+                y = self._flow(y, steps[-1])
                 if float(((y - target) / scale).abs().max()) < 1e-8:
-                    return True
+                    return steps
                 if float(step.abs().max()) < 1e-10:
                     break
-        return False
+        return None
 
     def _flow(self, x: Tensor, times: Tensor) -> Tensor:
         if self._matrices is not None:
@@ -114,6 +157,17 @@ class _Finder:
         for f, t in zip(self.fields, times, strict=True):
             x = f.flow(x, t)
         return x
+
+
+def _rank_mod_2(rows: list[np.ndarray]) -> int:
+    rank, rows = 0, [row.copy() for row in rows]
+    while rows:
+        pivot = rows.pop()
+        if pivot.any():
+            rank += 1
+            lead = int(pivot.argmax())
+            rows = [row ^ pivot if row[lead] else row for row in rows]
+    return rank
 
 
 def find_discrete(
@@ -131,7 +185,9 @@ def find_discrete(
     Returns:
         Generators of the finite part, as far as they were found.
     """
-    finder = _Finder(probe, fields, points[:2], labels)
+    drawn = torch.stack([*points, *(probe.draw() for _ in range(3))])
+    positive = (drawn > 0).all(0) if probe.sampled else torch.zeros(probe.size, dtype=torch.bool)
+    finder = _Finder(probe, fields, points[:2], labels, positive)
     units = _units(probe, points[0])
     for name, text, move in itertools.chain(_signs(probe, units, labels), _exchanges(probe, units, labels), _elementwise(probe)):
         finder.offer(name, text, move)
@@ -204,7 +260,8 @@ def _signs(probe: Probe, units: list[list[int]], labels: Labels) -> Iterator[tup
     for chosen in dict.fromkeys(tuple(sorted(s)) for s in sets):
         signs = torch.ones(n, dtype=torch.float64)
         signs[list(chosen)] = -1.0
-        yield "sign", f"{_named(chosen, labels)} -> -{_named(chosen, labels)}", _multiply(signs)
+        text = _named(chosen, labels)
+        yield "sign", f"{text} -> -{text}" if "," not in text else f"({text}) -> -({text})", _multiply(signs)
 
 
 def _multiply(signs: Tensor) -> Move:
@@ -277,59 +334,69 @@ def _named(chosen: list[int] | tuple[int, ...], labels: Labels) -> str:
 def _second_solutions(finder: _Finder) -> None:
     """Solutions y != x of predict(y) = predict(x) that known moves do not make, by least squares from many starts."""
     probe, x = finder.probe, finder.points[0]
-    starts = [probe.draw() for _ in range(_STARTS)]
+    starts = [probe.draw() for _ in range(_STARTS // 2)] + [_mutated(probe, x) for _ in range(_STARTS)]
+    starts += _wide(probe, x)
     known = [x, *(move(x) for move in finder.moves)]
-    for y in solutions(probe, x, starts):
-        if any(float((y - k).abs().max()) < 1e-5 * float(x.abs().max()) for k in known):
+    for y in solutions(probe, x, starts, finder.allows):
+        if any(_alike(y, k) for k in known):
             continue
         known.append(y)
         affine = _affine_exchange(finder, x, y)
         if affine is not None and finder.offer(*affine):
             continue
         before, after = (", ".join(f"{float(v):.4g}" for v in p) for p in (x, y))
-        finder.offer("second solution", f"not an exchange: ({before}) -> ({after})", _solver(probe, starts))
+        finder.offer("second solution", f"not an exchange: ({before}) -> ({after})", _solver(probe, starts, finder.allows))
 
 
-def solutions(probe: Probe, x: Tensor, starts: list[Tensor]) -> list[Tensor]:
-    """Distinct solutions y of predict(y) = predict(x)."""
+def _mutated(probe: Probe, x: Tensor) -> Tensor:
+    """Two coordinates exchanged at random, twice, with random complements 1 - x of those in (0, 1)."""
+    y = x.clone()
+    for i, j in torch.randint(len(x), (2, 2), generator=probe.generator).tolist():
+        y[[i, j]] = y[[j, i]]
+    coins = torch.rand(len(x), generator=probe.generator)
+    y = torch.where((coins < 0.5) & (y > 0) & (y < 1), 1 - y, y)
+    return y * torch.exp(0.05 * torch.randn(len(x), generator=probe.generator, dtype=torch.float64))
+
+
+def _wide(probe: Probe, x: Tensor) -> list[Tensor]:
+    """Each number times a factor between 1/e^2 and e^2 or so."""
+    draws = torch.randn(_STARTS // 2, len(x), generator=probe.generator, dtype=torch.float64)
+    return list(x * torch.exp(draws))
+
+
+def solutions(probe: Probe, x: Tensor, starts: list[Tensor], allowed: Callable[[Tensor, Tensor], bool]) -> list[Tensor]:
+    """Distinct solutions y of predict(y) = predict(x) that the domain allows."""
     target = probe.values(x)
     scale = float(target.abs().max().clamp_min(1e-300))
-    positive = x > 0
-
-    def chart(u: np.ndarray) -> Tensor:
-        v = torch.from_numpy(np.clip(u, -50, 50))
-        return torch.where(positive, torch.exp(v), torch.from_numpy(u))
 
     def residual(u: np.ndarray) -> np.ndarray:
-        rest = (probe.values(chart(u)) - target) / scale
+        rest = (probe.values(torch.from_numpy(u)) - target) / scale
         return torch.nan_to_num(rest, nan=1e3, posinf=1e3, neginf=-1e3).numpy()
 
     def slope(u: np.ndarray) -> np.ndarray:
-        y = chart(u)
-        _, jacobian = probe.jacobian(y)
-        return torch.nan_to_num(jacobian * torch.where(positive, y, torch.ones_like(y)) / scale).numpy()
+        jacobian = probe.full_jacobian(torch.from_numpy(u), 10**7)
+        return torch.nan_to_num(jacobian / scale, nan=0.0, posinf=0.0, neginf=0.0).numpy()
 
     found: list[Tensor] = []
     for start in starts:
-        if bool((start[positive] <= 0).any()):
-            continue
-        u = torch.where(positive, torch.log(start.abs()), start).numpy()
-        fit = least_squares(residual, u, jac=slope, max_nfev=40, xtol=1e-15, ftol=1e-15, gtol=1e-15)
-        y = chart(fit.x)
-        if np.abs(fit.fun).max() < 1e-10 and not any(
-            float((y - k).abs().max()) < 1e-5 * float(x.abs().max()) for k in found
-        ):
+        fit = least_squares(residual, start.numpy(), jac=slope, max_nfev=30, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+        y = torch.from_numpy(fit.x)
+        if np.abs(fit.fun).max() < 1e-10 and allowed(x, y) and not any(_alike(y, k) for k in found):
             found.append(y)
     return found
 
 
-def _solver(probe: Probe, starts: list[Tensor]) -> Move:
+def _alike(y: Tensor, k: Tensor) -> bool:
+    return float((y - k).abs().max()) < 1e-5 * float(k.abs().max())
+
+
+def _solver(probe: Probe, starts: list[Tensor], allowed: Callable[[Tensor, Tensor], bool]) -> Move:
     """x -> the solution farthest from x."""
 
     def move(x: Tensor) -> Tensor:
         if x.ndim > 1:
             return torch.stack([move(row) for row in x.flatten(0, -2)]).reshape(x.shape)
-        found = [y for y in solutions(probe, x, starts) if float((y - x).abs().max()) > 1e-5 * float(x.abs().max())]
+        found = [y for y in solutions(probe, x, [*starts, *_wide(probe, x)], allowed) if not _alike(y, x)]
         return max(found, key=lambda y: float((y - x).norm())) if found else x
 
     return move

@@ -16,7 +16,7 @@ from manifoldid.diagnose.generated import GeneratedGroup
 from manifoldid.diagnose.moves import relative_change
 from manifoldid.diagnose.probe import Probe
 from manifoldid.groups import GaugeGroup, Product, Shift
-from manifoldid.groups.orbit import flatten_basis, moved
+from manifoldid.groups.orbit import flatten_basis, moved, zero_coordinates
 from manifoldid.points import Point, blocks_of, flatten, unflatten
 
 _SAME = 1e-7
@@ -84,9 +84,10 @@ class _Matcher:
             try:
                 group.validate(point)
                 basis = flatten_basis(group.vertical_basis(point), point, group.batch_ndim(point))
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, RuntimeError):
                 return -1
-            if basis.ndim != 2 or group.batch_ndim(point) != 0:
+            basis = torch.block_diag(*basis.flatten(0, -3)) if basis.ndim > 2 else basis
+            if basis.shape[1] != span.shape[0]:
                 return -1
             rest = basis - basis @ span @ span.mT
             if float(rest.norm()) > _SAME * float(basis.norm()):
@@ -98,7 +99,8 @@ class _Matcher:
         """Whether finite moves of the group leave predictions alone."""
         for x in self.points:
             point, before = unflatten(x, self.like), self.probe.values(x)
-            xi = 0.3 * torch.randn(group.dimension(point), generator=self.probe.generator, dtype=torch.float64)
+            shape = zero_coordinates(group, point).shape
+            xi = 0.3 * torch.randn(shape, generator=self.probe.generator, dtype=torch.float64)
             after = self.probe.values(_flat(moved(group, xi, point), self.like))
             if not relative_change(before, after) < 1e-7:
                 return False
@@ -153,9 +155,10 @@ class _Matcher:
         if t.ndim == 2:
             for kind in ("Similarity", "RigidMotion", "Orthogonal"):
                 yield from _made(kind)
-        if t.ndim != 1:
-            return
         scaling = "PositiveScaling" if self.positive[name] else "Scaling"
+        if t.ndim != 1:  # every row is a point
+            yield from itertools.chain(_made("Affine"), _made("Translation"), _made(scaling))
+            return
         yield from _made("Affine")
         yield from _made("Translation")
         yield from _made(scaling)

@@ -52,13 +52,14 @@ class Linearised:
         return v.double()
 
 
-def project(model: Linearised, z: Tensor, weight: Tensor) -> tuple[Tensor, bool]:
+def project(model: Linearised, z: Tensor, weight: Tensor, enough: float = 0.0) -> tuple[Tensor, bool]:
     """z minus the least-squares solution s of J s = J z, by conjugate gradients preconditioned with `weight` (n,).
 
     Args:
         model: The linearised model.
         z: A vector (n,).
         weight: Positive weights (n,): inverse squares of the sizes of the columns of J.
+        enough: Length below which the null part counts as nothing and the iteration may stop.
 
     Returns:
         The null part of z, and whether the iteration came to an end.
@@ -69,8 +70,10 @@ def project(model: Linearised, z: Tensor, weight: Tensor) -> tuple[Tensor, bool]
     direction = weight * gradient
     energy = float(gradient @ direction)
     first = energy
-    for _ in range(_ITERATIONS):
+    for k in range(_ITERATIONS):
         if energy <= _CONVERGED**2 * first or energy == 0:
+            return null, True
+        if enough and k % 8 == 7 and float(null.norm()) < enough:
             return null, True
         seen = model.push(direction)
         curvature = float(seen @ seen)
@@ -126,7 +129,7 @@ def large_null(
         size, top = float(z.norm()), float(model.push(z).norm()) / float(z.norm())
         null = z
         for _ in range(3):  # iterative refinement: what is left of weak directions is what predictions still see
-            null, converged = project(model, null, weight)
+            null, converged = project(model, null, weight, 0.5 * _CHANCE * size / n**0.5)
             null = null - basis @ (basis.mT @ null)
             leak = float(model.push(null).norm()) / max(float(null.norm()), 1e-300) / max(top, 1e-300)
             small = float(null.norm()) / size * n**0.5 < _CHANCE

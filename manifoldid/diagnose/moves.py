@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from manifoldid._linalg import pushforward
 from manifoldid.diagnose.fields import Field
 from manifoldid.diagnose.probe import Probe
 
@@ -34,7 +35,7 @@ def turning_time(field: Field, x: Tensor) -> float:
     velocity = field(x)
     if not field.closed_form:
         return natural_time(field, x)
-    change = torch.func.jvp(field, (x,), (velocity,))[1]
+    change = pushforward(field, x, velocity)
     if float(change.norm()) <= 1e-9 * float(velocity.norm()):
         return natural_time(field, x)
     return float(velocity.norm() / change.norm())

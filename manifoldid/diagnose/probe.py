@@ -68,7 +68,7 @@ class Probe:
         if not self.exact:
             x = {name: t.to(self._dtypes[name]) for name, t in blocks_of(x).items()}
             x = x if is_dict(self.like) else x[""]
-        return _flat_outputs(self._predict(x))
+        return flat_outputs(self._predict(x))
 
     def values(self, vector: Tensor) -> Tensor:
         """Predictions (p,) at a flat point, without gradient."""
@@ -125,7 +125,7 @@ class Probe:
                 raise ValueError(f"`predict` writes into {where}its input: work on a copy (x = x.clone())")
         if drawn:
             self.notes.append("`predict` draws from torch's global random state")
-        return _flat_outputs(outputs)
+        return flat_outputs(outputs)
 
     # ------------------------------------------------------------------------------------------------ derivatives
 
@@ -192,6 +192,11 @@ class Probe:
             f"`predict` is not finite at {where} ({_TRIES} tries): pass `sample`, a function that draws points of its domain"
         )
 
+    @property
+    def sampled(self) -> bool:
+        """Whether points come from the caller's `sample`."""
+        return self._sample is not None
+
     def _given(self) -> Tensor:
         assert self._sample is not None
         x = detached(as_point(self._sample(), "sample()"))
@@ -227,7 +232,13 @@ def _widened(t: Tensor) -> Tensor:
     return t.detach().to(device="cpu", dtype=torch.complex128 if t.is_complex() else torch.float64)
 
 
-def _flat_outputs(outputs: Any) -> Tensor:
+def flat_outputs(outputs: Any) -> Tensor:
+    """All numbers of predictions, a nest of tensors, as one vector (p,).
+
+    Raises:
+        TypeError: There is something else in the nest.
+        ValueError: It is empty.
+    """
     pieces = list(_tensors(outputs))
     if not pieces:
         raise ValueError("`predict` returns nothing: it must return everything that the likelihood can see")

@@ -106,9 +106,10 @@ def _smallest(gram: Tensor, inner: Tensor, pairs: Tensor) -> Tensor:
 def structured_families(like: Point, n: int) -> Iterator[Operators]:
     """Maps of rows and columns: of the blocks of a dict, and of every matrix that a flat vector of length n may be."""
     blocks, members, start = blocks_of(like), [], 0
+    axes = {size for t in blocks.values() if t.ndim > 1 for size in (t.shape[0], t.shape[-1])}
     for t in blocks.values():
         shape = tuple(t.shape) if not t.is_complex() else (*t.shape, 2)
-        members += _block_maps(shape, start, n)
+        members += _block_maps(shape, start, n, axes)
         start += t.numel() * (2 if t.is_complex() else 1)
     if members and len(members) <= _MOST_CANDIDATES:
         yield Operators(n, tuple(members), "maps of rows and columns of the blocks")
@@ -124,8 +125,10 @@ def structured_families(like: Point, n: int) -> Iterator[Operators]:
                     yield Operators(n, tuple(row_maps(n, k, n // k, along="rows")), f"maps of {k} rows", guess)
 
 
-def _block_maps(shape: tuple[int, ...], start: int, total: int) -> list[ClosedField]:
+def _block_maps(shape: tuple[int, ...], start: int, total: int, axes: set[int]) -> list[ClosedField]:
     numel = int(torch.tensor(shape).prod()) if shape else 1
+    if len(shape) == 1 and numel in axes and numel <= _AXIS:
+        return row_maps(total, 1, numel, start, total)  # the bias of a layer goes with the rows of its weight
     if len(shape) < 2:
         place = start + torch.arange(numel)
         constant = torch.zeros(total, dtype=torch.float64)
