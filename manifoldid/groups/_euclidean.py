@@ -12,6 +12,8 @@ from manifoldid.points import Point, Weights, cast_like, flat_weights, flatten, 
 class EuclideanGeometry(Geometry):
     """Metric sum w u v. The canonical section of the group is a linear projection, and that projection is the horizontal one."""
 
+    isometric = True
+
     def inner(self, x: Point, u: Point, v: Point) -> Tensor:
         """See `Geometry.inner`."""
         ndim = self.group.batch_ndim(x)
@@ -67,6 +69,8 @@ class EuclideanGeometry(Geometry):
 
 class LogGeometry(Geometry):
     """Geometry of positive points, pulled back from that of their logarithm: metric sum w (u / x) (v / x)."""
+
+    isometric = True
 
     def __init__(self, group: GaugeGroup, weights: Weights, shifts: GaugeGroup):
         super().__init__(group, weights)

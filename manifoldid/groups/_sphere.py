@@ -38,6 +38,8 @@ class SphereGeometry(Geometry):
         together: Whether all blocks share one scale.
     """
 
+    isometric = True
+
     def __init__(self, group: ItemGroup, weights: Weights, shifts: bool, together: bool = False):
         super().__init__(group, weights)
         self.items = group

@@ -23,7 +23,10 @@ class Geometry:
     Attributes:
         group: The gauge group.
         weights: Item weights, all positive; None for equal ones.
+        isometric: Whether `transport` keeps inner products, as parallel transport does.
     """
+
+    isometric: bool = False
 
     def __init__(self, group: GaugeGroup, weights: Weights = None):
         self.group = group

@@ -82,6 +82,11 @@ class _Objective:
     def value(self, xi: Tensor, x: Point) -> Tensor:
         return 0.5 * self.residual(xi, x).square().sum(-1)
 
+    def extent(self, x: Point) -> Tensor:
+        """Length of the numbers whose difference is the residual: its rounding error is this times the precision."""
+        size = flatten(x, self.ndim).abs() + flatten(self.to, self.ndim).abs()
+        return (size if self.weights is None else size * self.weights.sqrt()).norm(dim=-1)
+
     def derivatives(self, x: Point, zero: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient (*batch, dim) and Hessian (*batch, dim, dim) at the identity."""
 
@@ -134,7 +139,8 @@ def _newton_path(objective: _Objective, x: Point, zero: Tensor) -> list[Tensor]:
         slope, curvature = objective.derivatives(x, zero)
         value = objective.value(zero, x)
         step, diagonal = _descent(slope, curvature)
-        size = (diagonal.clamp_min(0).sqrt() * value.clamp_min(0).sqrt()[..., None]).amax(-1)
+        rest = value.clamp_min(0).sqrt() + objective.extent(x)
+        size = (diagonal.clamp_min(0).sqrt() * rest[..., None]).amax(-1)
         done = slope.abs().amax(-1) <= 8 * eps * objective_numbers(objective, x) ** 0.5 * size
         if look and bool(done.all()):
             return steps
@@ -170,7 +176,8 @@ def _shortened(objective: _Objective, x: Point, step: Tensor, value: Tensor, slo
     """`step`, halved per batch entry until the distance decreases (Armijo); at most 30 times."""
     size = torch.ones_like(value)
     decrease = (slope * step).sum(-1)
-    slack = 8 * torch.finfo(value.dtype).eps * value
+    eps = torch.finfo(value.dtype).eps
+    slack = 8 * eps * value + (4 * eps * objective.extent(x)).square()
     for _ in range(30):
         new = objective.value(size[..., None] * step, x)
         bad = ~(new <= value + 1e-4 * size * decrease + slack)

@@ -178,6 +178,7 @@ class ProductGeometry(Geometry):
     def __init__(self, group: Product, weights: Weights):
         super().__init__(group, weights)
         self.parts = [(f.geometry(part_of_weights(weights, of)), of) for f, of in group.factors()]
+        self.isometric = all(geometry.isometric for geometry, _ in self.parts)
 
     def _each(self, x: Point, operation: Callable[[Geometry, tuple[str, ...] | str], Point]) -> Point:
         return _with(x, {of: operation(geometry, of) for geometry, of in self.parts})
@@ -189,7 +190,9 @@ class ProductGeometry(Geometry):
     def _sum(self, x: Point, value: Callable[[Geometry, tuple[str, ...] | str], Tensor], u: Point, v: Point) -> Tensor:
         """Sum of a value over the factors, plus <u, v> over the free blocks."""
         ndim, free = self.group.batch_ndim(x), self._free(x)
-        total = torch.stack([value(geometry, of) for geometry, of in self.parts]).sum(0)
+        total = first(x).real.new_zeros(())
+        for geometry, of in self.parts:
+            total = total + value(geometry, of)
         if not free:
             return total
         product = flatten(map_blocks(torch.mul, self._free(u), self._free(v)), ndim)

@@ -1,0 +1,134 @@
+"""Runs checks one by one and reports what ran, what was skipped and why, and what failed and where to look."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+class Skip(Exception):
+    """A check does not apply; the message says why."""
+
+
+class Finding(AssertionError):
+    """A check failed; the message says what was expected, how large the error is and what it usually means."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property of one function of the interface.
+
+    Attributes:
+        name: The property.
+        look_at: The function of the group or manifold that has to have it.
+        run: Takes the case; raises `Finding` or `Skip`.
+    """
+
+    name: str
+    look_at: str
+    run: Callable[[Any], None]
+
+
+def check(look_at: str) -> Callable[[Callable[[Any], None]], Check]:
+    """Decorator: a function of a case as the `Check` of the same name."""
+    return lambda run: Check(run.__name__, look_at, run)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one check.
+
+    Attributes:
+        name: The property.
+        look_at: The function that has to have it.
+        status: "passed", "failed" or "skipped".
+        reason: Why it failed or was skipped.
+    """
+
+    name: str
+    look_at: str
+    status: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcomes of all checks on one group or manifold; `str(report)` says them.
+
+    Attributes:
+        subject: The repr of what was checked.
+        outcomes: One per check, in the order in which they ran.
+    """
+
+    subject: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return not self.failures
+
+    @property
+    def ran(self) -> int:
+        """How many checks ran to a verdict."""
+        return sum(outcome.status != "skipped" for outcome in self.outcomes)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """The reasons of the checks that were skipped, by name."""
+        return {outcome.name: outcome.reason for outcome in self.outcomes if outcome.status == "skipped"}
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """The findings of the checks that failed, by name."""
+        return {outcome.name: outcome.reason for outcome in self.outcomes if outcome.status == "failed"}
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        failed = [outcome for outcome in self.outcomes if outcome.status == "failed"]
+        verdict = "passed" if self.passed else f"FAILED {len(failed)}"
+        lines = [f"{self.subject}: {verdict} ({self.ran} checks ran, {len(self.skipped)} skipped)"]
+        for outcome in failed:
+            lines.append(f"  FAILED {outcome.name}: {outcome.reason}; look at `{outcome.look_at}`")
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.skipped.items():
+            by_reason.setdefault(reason, []).append(name)
+        lines += [f"  skipped {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+        return "\n".join(lines)
+
+
+def run_check(one: Check, case: Any) -> Outcome:
+    """The outcome of one check. An exception of any kind inside of the checked code is a finding."""
+    try:
+        one.run(case)
+    except Skip as skip:
+        return Outcome(one.name, one.look_at, "skipped", str(skip))
+    except NotImplementedError as error:
+        return Outcome(one.name, one.look_at, "skipped", str(error) or "not implemented")
+    except Finding as finding:
+        return Outcome(one.name, one.look_at, "failed", str(finding))
+    except Exception as error:
+        text = " ".join(str(error).split())
+        return Outcome(one.name, one.look_at, "failed", f"{type(error).__name__}: {text[:300]}")
+    return Outcome(one.name, one.look_at, "passed")
+
+
+def run_checks(checks: Iterable[Check], case: Any, subject: str) -> Report:
+    """Runs all checks. When the first one, on the sample itself, fails, the others are skipped.
+
+    Args:
+        checks: What to run.
+        case: What to run it on.
+        subject: What the report is about.
+
+    Returns:
+        The report.
+    """
+    outcomes: list[Outcome] = []
+    for one in checks:
+        if outcomes and outcomes[0].status == "failed":
+            outcomes.append(Outcome(one.name, one.look_at, "skipped", f"{outcomes[0].name} failed"))
+        else:
+            outcomes.append(run_check(one, case))
+    return Report(subject, tuple(outcomes))
