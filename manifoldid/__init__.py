@@ -15,7 +15,18 @@ from manifoldid.errors import (
     UnboundedEstimateError,
     UncalibratedWarning,
 )
-from manifoldid.groups import Affine, GaugeGroup, PositiveScaling, Product, Scaling, Shift, Translation
+from manifoldid.groups import (
+    Affine,
+    GaugeGroup,
+    GeneralLinear,
+    LocationScale,
+    Orthogonal,
+    PositiveScaling,
+    Product,
+    Scaling,
+    Shift,
+    Translation,
+)
 from manifoldid.invariance import check_invariance
 from manifoldid.optim import Handle, attach
 from manifoldid.sections import Reference, Section
@@ -33,12 +44,15 @@ __all__ = [
     "DetachedWarning",
     "Ensemble",
     "GaugeGroup",
+    "GeneralLinear",
     "Handle",
+    "LocationScale",
     "NotConvergedError",
     "NotEstimableError",
     "NotIdentifiableError",
     "NotInvariantError",
     "NotInvariantWarning",
+    "Orthogonal",
     "PositiveScaling",
     "Product",
     "QuotientManifold",

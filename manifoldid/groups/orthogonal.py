@@ -15,10 +15,11 @@ from manifoldid.points import Point, Weights, item_weights
 class Orthogonal(GaugeGroup):
     """X -> X Q for matrices X (n, r), Q orthogonal. Canonical: X'WX diagonal and decreasing, signs from the columns.
 
-    Factor loadings, embeddings, everything in which only X X' enters. Coordinates: the entries above the diagonal of a skew
-    matrix S (r (r - 1) / 2 of them, row by row), Q = exp(S). These reach the rotations; the section, distances and alignment are
-    those of all orthogonal Q. Finite part: where X and its section are mirror images, `act(frame, section(X))` is X with the
-    sign of its last column changed.
+    Factor loadings, embeddings, everything in which only X X' enters; reflections belong to it. Coordinates: the entries above
+    the diagonal of a skew matrix S (r (r - 1) / 2 of them, row by row), Q = exp(S). The group has a second component, the
+    reflections: there the first coordinate is 32 larger (above 16), and Q = exp(S) diag(1, ..., 1, -1). So a frame leads back
+    exactly, and `carry` is right for new items, also where X and its section are mirror images. For one column the group is
+    the sign alone, of dimension 0.
 
     The sign convention is that the entry of largest modulus in each column is positive. Where X'WX has equal eigenvalues the
     section is not continuous. The horizontal spaces are curved: no section is horizontal, so optimisers are attached by
@@ -40,7 +41,7 @@ class Orthogonal(GaugeGroup):
         return x @ rotation(xi, x.shape[-1])
 
     def undo(self, xi: Tensor, x: Tensor) -> Tensor:
-        return x @ rotation(-xi, x.shape[-1])
+        return x @ rotation(xi, x.shape[-1]).mT
 
     def vertical_basis(self, x: Tensor) -> Tensor:
         return x[..., None, :, :] @ planes(x)
@@ -80,15 +81,25 @@ class OrthogonalGeometry(IsometricGeometry):
         return self.horizontal(y, v @ turn.mT)
 
 
+_MIRRORED = 32.0  # on top of the first coordinate of reflections; those of rotations are at most pi
+
+
 def rotation(xi: Tensor, size: int) -> Tensor:
-    """exp of the skew matrix with the entries `xi` (*batch, r (r - 1) / 2) above its diagonal, row by row."""
+    """The orthogonal matrix (*batch, r, r) with coordinates `xi` (*batch, r (r - 1) / 2); see `Orthogonal`."""
+    if size < 2:
+        return torch.ones(*xi.shape[:-1], size, size, dtype=xi.dtype, device=xi.device)
+    mirrored = xi[..., :1] > _MIRRORED / 2
+    xi = torch.cat([xi[..., :1] - _MIRRORED * mirrored, xi[..., 1:]], dim=-1)
     if size == 2:
-        cosine, sine = xi[..., 0].cos(), xi[..., 0].sin()
-        return torch.stack([torch.stack([cosine, sine], dim=-1), torch.stack([-sine, cosine], dim=-1)], dim=-2)
-    rows, columns = torch.triu_indices(size, size, 1, device=xi.device)
-    upper = torch.zeros(*xi.shape[:-1], size * size, dtype=xi.dtype, device=xi.device)
-    upper = upper.index_add(-1, rows * size + columns, xi).unflatten(-1, (size, size))
-    return torch.linalg.matrix_exp(upper - upper.mT)
+        cosine, sine = xi.cos(), xi.sin()
+        turn = torch.stack([torch.cat([cosine, sine], dim=-1), torch.cat([-sine, cosine], dim=-1)], dim=-2)
+    else:
+        rows, columns = torch.triu_indices(size, size, 1, device=xi.device)
+        upper = torch.zeros(*xi.shape[:-1], size * size, dtype=xi.dtype, device=xi.device)
+        upper = upper.index_add(-1, rows * size + columns, xi).unflatten(-1, (size, size))
+        turn = torch.linalg.matrix_exp(upper - upper.mT)
+    last = torch.arange(size, device=xi.device) == size - 1
+    return torch.where(last & mirrored[..., None], -turn, turn)
 
 
 def planes(x: Tensor) -> Tensor:
@@ -130,16 +141,19 @@ def procrustes(x: Tensor, to: Tensor, weights: Weights) -> tuple[Tensor, Tensor]
 
 
 def frame_of(turn: Tensor, regular: Tensor) -> Tensor:
-    """Coordinates of the rotation that undoes the orthogonal matrix `turn` (*batch, r, r), up to the sign of the last column."""
-    size = turn.shape[-1]
-    back = turn.mT
-    flip = torch.ones_like(turn[..., 0, :])
-    flip = torch.cat([flip[..., :-1], torch.linalg.det(turn.detach()).sign()[..., None]], dim=-1)
-    back = back * flip[..., None, :]
+    """Coordinates of the inverse of the orthogonal matrix `turn` (*batch, r, r); zero where the point is not regular."""
+    size, back = turn.shape[-1], turn.mT
+    if size < 2:
+        return turn.new_zeros(*turn.shape[:-2], 0)
+    mirrored = torch.linalg.det(turn.detach())[..., None] < 0
+    last = torch.arange(size, device=turn.device) == size - 1
+    back = torch.where(last & mirrored[..., None], -back, back)
     if size == 2:
-        return torch.atan2(skew(back)[..., 0, 1:], 0.5 * (back[..., 0, :1] + back[..., 1, 1:])) * regular
-    rows, columns = torch.triu_indices(size, size, 1, device=turn.device)
-    return rotation_log(back)[..., rows, columns] * regular
+        xi = torch.atan2(skew(back)[..., 0, 1:], 0.5 * (back[..., 0, :1] + back[..., 1, 1:]))
+    else:
+        rows, columns = torch.triu_indices(size, size, 1, device=turn.device)
+        xi = rotation_log(back)[..., rows, columns]
+    return torch.cat([xi[..., :1] + _MIRRORED * mirrored, xi[..., 1:]], dim=-1) * regular
 
 
 def spin(x: Tensor, u: Tensor, weights: Weights) -> Tensor:

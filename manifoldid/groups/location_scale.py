@@ -1,0 +1,355 @@
+"""LocationScale: one shift and one scale for all tensors of a model of locations, scales and slopes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from manifoldid._linalg import widened
+from manifoldid.groups._euclidean import safe_root
+from manifoldid.groups._items import Measure
+from manifoldid.groups._named_blocks import NamedBlocksGeometry
+from manifoldid.groups._sphere import _angle_over_sine, _squared_angle
+from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.groups.geometry import Geometry
+from manifoldid.groups.product import part_of_weights
+from manifoldid.points import Point, Weights, cast_like, flat_weights, flatten, unflatten
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LocationScale(GaugeGroup):
+    """Locations -> a x + b, scales -> a x, slopes -> x / a, with a > 0. Coordinates: (log a, b).
+
+    Item response theory (2PL: locations theta and beta, slopes alpha), Thurstone's model (locations mu, scales sigma), Gaussian
+    rewards. Canonical: weighted mean 0 and standard deviation 1 (ddof 0) of the first location block. Scales and slopes are
+    positive and live in their logarithm.
+
+    The connection is flat. The section that is horizontal in the invariant metric differs from the canonical one by an element
+    of the group, so optimising on the canonical section is optimising on the quotient.
+
+    Args:
+        locations: Names of the blocks of locations, at least one.
+        scales: Names of the blocks that are multiplied by a.
+        slopes: Names of the blocks that are divided by a.
+
+    Raises:
+        TypeError: An argument is no sequence of names.
+        ValueError: There is no location, or a block is named twice.
+    """
+
+    locations: tuple[str, ...]
+    scales: tuple[str, ...] = ()
+    slopes: tuple[str, ...] = ()
+    flat = True
+    defect = (
+        "is not in the domain of LocationScale: the first block of locations must not be constant (it would have no unit), and "
+        "all scales and slopes must be positive"
+    )
+    closest_defect = f"{defect}; so must those of `at`"
+
+    def __post_init__(self) -> None:
+        for role in ("locations", "scales", "slopes"):
+            object.__setattr__(self, role, block_names(getattr(self, role), role))
+        if not self.locations:
+            raise ValueError("`locations` must name at least one block: without locations only a scale is free")
+        names = (*self.locations, *self.scales, *self.slopes)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"`locations`, `scales` and `slopes` name the block(s) {twice} twice")
+        object.__setattr__(self, "block_names", names)
+        object.__setattr__(self, "positive", (*self.scales, *self.slopes))
+
+    def dimension(self, x: Point) -> int:
+        return 2
+
+    def act(self, xi: Tensor, x: Point) -> Point:
+        return self._moved(xi[..., 0].exp(), xi[..., 1], x)
+
+    def undo(self, xi: Tensor, x: Point) -> Point:
+        factor = (-xi[..., 0]).exp()
+        return self._moved(factor, -factor * xi[..., 1], x)
+
+    def _moved(self, factor: Tensor, shift: Tensor, x: Point) -> Point:
+        """Locations times `factor` plus `shift` (*batch), and the rest accordingly."""
+        ndim, y = self.batch_ndim(x), dict(x.items())
+        for name in self.locations:
+            y[name] = x[name] * _over(factor, x[name], ndim) + _over(shift, x[name], ndim)
+        for name in self.scales:
+            y[name] = x[name] * _over(factor, x[name], ndim)
+        for name in self.slopes:
+            y[name] = x[name] / _over(factor, x[name], ndim)
+        return y
+
+    def vertical_basis(self, x: Point) -> Point:
+        ndim, basis = self.batch_ndim(x), {}
+        for name, t in x.items():
+            zero = torch.zeros_like(t)
+            if name in self.locations:
+                rows = [t, torch.ones_like(t)]
+            else:
+                rows = [t if name in self.scales else -t if name in self.slopes else zero, zero]
+            basis[name] = torch.stack(rows, dim=min(ndim, t.ndim))
+        return basis
+
+    def canonical(self, x: Point, weights: Weights = None) -> Canonical:
+        ndim, name = self.batch_ndim(x), self.locations[0]
+        flat = flatten(x[name], ndim)
+        measure = Measure(flat, self._weights_of(name, x, weights), None)
+        centred, mean = measure.centre(flat)
+        size = measure.size(centred)
+        # A spread below half a unit in the last place of the entries is the rounding of a constant.
+        varies = size > 0.5 * torch.finfo(flat.dtype).eps * measure.largest(flat)
+        positive = [(flatten(x[name], ndim) > 0).all(-1, keepdim=True) for name in self.positive]
+        regular = torch.cat([varies, *positive], dim=-1)
+        size = torch.where(varies, size, torch.ones_like(size))
+        point = self._moved(1 / size[..., 0], -(mean / size)[..., 0], x)
+        point[name] = unflatten(centred / size, x[name], ndim)  # not x / s - m / s: float32 keeps its digits this way
+        return Canonical(self._zeroed(point, regular), torch.cat([size.log(), mean], dim=-1), regular)
+
+    def closest(self, x: Point, to: Point, weights: Weights = None) -> Canonical:
+        """The representative closest to `to` in the invariant metric (scales and slopes count by their logarithms)."""
+        start, goal = self.canonical(x, weights), self.canonical(to, weights)
+        regular = start.regular & goal.regular
+        point = LocationScaleGeometry(self, part_of_weights(weights, self.block_names)).align(x, to)
+        form = self.canonical(point, weights)
+        log_scale = start.xi[..., 0] - form.xi[..., 0]
+        xi = torch.stack([log_scale, start.xi[..., 1] - log_scale.exp() * form.xi[..., 1]], dim=-1)
+        xi = torch.where(regular.all(-1, keepdim=True), xi, torch.zeros_like(xi))
+        return Canonical(self._zeroed({**x, **point}, regular), xi, regular)
+
+    def _weights_of(self, name: str, x: Point, weights: Weights) -> Tensor | None:
+        """The weights of one block, flat; None when they are equal."""
+        if weights is None:
+            return None
+        flat_weights(weights, x, self.batch_ndim(x))  # names and shapes of all of them
+        return flat_weights(weights[name], x[name], self.batch_ndim(x)) if name in weights else None
+
+    def _zeroed(self, point: Point, regular: Tensor) -> Point:
+        """`point` with its own blocks zeroed where it is not regular."""
+        ndim, keep = self.batch_ndim(point), regular.all(-1)
+        return {n: t * _over(keep, t, ndim) if n in self.block_names else t for n, t in point.items()}
+
+    def regular_columns(self) -> list[tuple[GaugeGroup, str]]:
+        """See `GaugeGroup.regular_columns`: the first block of locations, and every block of scales or slopes."""
+        return [(self, f"block {name!r}") for name in (self.locations[0], *self.positive)]
+
+    def geometry(self, weights: Weights = None) -> NamedBlocksGeometry:
+        return NamedBlocksGeometry(LocationScaleGeometry(self, weights), weights)
+
+    def generator_names(self, x: Point) -> list[str]:
+        names = ", ".join(self.block_names)
+        return [f"scaling of {names}", f"translation of {', '.join(self.locations)}"]
+
+
+class _Frame(NamedTuple):
+    """What all operations at one point share; vectors are flat (*batch, N)."""
+
+    mean: Tensor
+    size: Tensor
+    centre: Tensor
+    """Locations less their mean, divided by their root mean square."""
+    logs: Tensor
+    """Logarithms of scales and slopes."""
+
+
+class LocationScaleGeometry(Geometry):
+    """Metric sum W dz^2 / s^2 + sum w (d log q)^2 over locations z and scales and slopes q, s^2 the mean square of z.
+
+    The quotient is the product of a sphere (standardised locations) and a Euclidean space (log q -+ log s, made orthogonal to
+    the scaling). `signs` is 1 for scales and -1 for slopes, T the sum of all weights.
+    """
+
+    isometric = True
+    group: LocationScale
+
+    # ------------------------------------------------------------------------------------------------ at one point
+
+    def inner(self, x: Point, u: Point, v: Point) -> Tensor:
+        """See `Geometry.inner`."""
+        measure, w, _ = self._measures(x)
+        (du, dp), (dv, dq) = self._relative(x, u), self._relative(x, v)
+        locations = measure.mean(du * dv)[..., 0] * self._total(measure, du)
+        return locations + (dp * dq * w).sum(-1)
+
+    def horizontal(self, x: Point, u: Point) -> Point:
+        """See `Geometry.horizontal`."""
+        frame = self._frame(x)
+        return self._absolute(x, frame, *self._project(x, frame, *self._relative(x, u, frame)))
+
+    def gradient(self, x: Point, derivative: Point) -> Point:
+        """See `Geometry.gradient`: P(s^2 g / W, q^2 g / w)."""
+        measure, w, _ = self._measures(x)
+        frame, ndim = self._frame(x), self.group.batch_ndim(x)
+        locations, others = self._split(derivative, ndim)
+        locations = frame.size * (locations if measure.weights is None else locations / measure.weights)
+        return self._absolute(x, frame, *self._project(x, frame, locations, frame.logs.exp() * others / w))
+
+    def components(self, x: Point, u: Point) -> Point:
+        """See `Geometry.components`: sqrt(W) u / s and sqrt(w) u / q."""
+        measure, w, _ = self._measures(x)
+        locations, others = self._relative(x, u)
+        locations = locations if measure.weights is None else locations * measure.weights.sqrt()
+        return self._join(x, locations, others * w.sqrt())
+
+    # ------------------------------------------------------------------------------------------------ motions
+
+    def retract(self, x: Point, u: Point) -> Point:
+        """See `Geometry.retract`: the geodesic."""
+        return self.exp(x, u)
+
+    def exp(self, x: Point, u: Point) -> Point:
+        """See `Geometry.exp`: m + s e^rho (cos(th) c / s + sinc(th) t), q exp(u / q); rho the part of u along c, t the rest."""
+        measure, _, _ = self._measures(x)
+        frame = self._frame(x)
+        velocity, others = self._relative(x, u, frame)
+        along = measure.mean(velocity * frame.centre)
+        across = velocity - along * frame.centre
+        angle = safe_root(measure.mean(across.square()))
+        turned = angle.cos() * frame.centre + torch.sinc(angle / torch.pi) * across
+        centred = measure.centre(turned)[0]
+        turned = centred / measure.size(centred)
+        shift = measure.mean(velocity) * frame.size  # 0 for horizontal u
+        return self._join(x, frame.mean + shift + frame.size * along.exp() * turned, (frame.logs + others).exp())
+
+    def log(self, x: Point, y: Point) -> Point:
+        """See `Geometry.log`."""
+        wide, other = widened(self._own(x)), widened(self._own(y))
+        start = self._frame(wide)
+        direction, difference, _ = self._difference(wide, start, self._frame(other))
+        return cast_like(self._absolute(wide, start, *self._project(wide, start, direction, difference)), self._own(x))
+
+    def squared_dist(self, x: Point, y: Point) -> Tensor:
+        """See `Geometry.squared_dist`: T th^2 + sum w e^2 - (sum signs w e)^2 / (T + sum w)."""
+        wide, other = widened(self._own(x)), widened(self._own(y))
+        measure, w, signs = self._measures(wide)
+        start = self._frame(wide)
+        _, e, square = self._difference(wide, start, self._frame(other))
+        total = self._total(measure, start.centre)
+        along = (signs * w * e).sum(-1)
+        value = total * square[..., 0] + (w * e.square()).sum(-1) - along.square() / (total + w.sum(-1))
+        return value.clamp_min(0).to(self._split(x, 0)[0].dtype)
+
+    def dist(self, x: Point, y: Point) -> Tensor:
+        """See `Geometry.dist`."""
+        return safe_root(self.squared_dist(x, y))
+
+    def align(self, x: Point, to: Point) -> Point:
+        """See `Geometry.align`: where the horizontal geodesic from `to` meets the orbit of `x`."""
+        measure, w, signs = self._measures(to)
+        start, end = self._frame(to), self._frame(x)
+        e = self._invariant_logs(to, end) - self._invariant_logs(to, start)
+        total = self._total(measure, start.centre) + w.sum(-1)
+        log_size = start.size.log() - (signs * w * e).sum(-1, keepdim=True) / total
+        logs = self._invariant_logs(to, end) + signs * log_size
+        return self._join(x, start.mean + log_size.exp() * end.centre, logs.exp())
+
+    def transport(self, x: Point, y: Point, v: Point) -> Point:
+        """See `Geometry.transport`: parallel, along the great circle of the locations; relative changes of the rest are kept."""
+        measure, _, signs = self._measures(x)
+        start, end = self._frame(x), self._frame(y)
+        velocity, others = self._project(x, start, *self._relative(x, v, start))
+        along = measure.mean(velocity * start.centre)
+        velocity = velocity - along * start.centre
+        middle = start.centre + end.centre
+        square = measure.mean(middle.square())
+        safe = torch.where(square > 0, square, torch.ones_like(square))
+        velocity = velocity - middle * (2 * measure.mean(velocity * middle) / safe)
+        return self._absolute(y, end, *self._project(y, end, velocity, others - signs * along))
+
+    # ------------------------------------------------------------------------------------------------ private
+
+    def _own(self, x: Point) -> Point:
+        return {name: x[name] for name in self.group.block_names}
+
+    def _split(self, x: Point, ndim: int) -> tuple[Tensor, Tensor]:
+        """Locations, and scales and slopes, as flat vectors (*batch, N)."""
+        group = self.group
+        locations = flatten({name: x[name] for name in group.locations}, ndim)
+        if not group.positive:
+            return locations, locations[..., :0]
+        return locations, flatten({name: x[name] for name in group.positive}, ndim)
+
+    def _join(self, x: Point, locations: Tensor, others: Tensor) -> Point:
+        """The inverse of `_split`; blocks in the order of the group."""
+        ndim, group = self.group.batch_ndim(x), self.group
+        y = dict(unflatten(locations, {name: x[name] for name in group.locations}, ndim))
+        if group.positive:
+            y.update(unflatten(others, {name: x[name] for name in group.positive}, ndim))
+        return y
+
+    def _measures(self, x: Point) -> tuple[Measure, Tensor, Tensor]:
+        """The measure of the locations; weights and signs of scales and slopes."""
+        group, ndim = self.group, self.group.batch_ndim(x)
+        locations, others = self._split(x, ndim)
+        signs = [torch.full_like(flatten(x[n], ndim), 1.0 if n in group.scales else -1.0) for n in group.positive]
+        sign = torch.cat(signs, dim=-1) if signs else others
+        if self.weights is None:
+            return Measure(locations, None, None), torch.ones_like(others), sign
+        w = flat_weights(self.weights, self._own(x), ndim)
+        count = locations.shape[-1]
+        return Measure(locations, w[:count], None), w[count:].expand_as(others), sign
+
+    @staticmethod
+    def _total(measure: Measure, locations: Tensor) -> float:
+        """T without the weights of scales and slopes: weights have mean 1 in every block."""
+        return float(locations.shape[-1])
+
+    def _frame(self, x: Point) -> _Frame:
+        locations, others = self._split(x, self.group.batch_ndim(x))
+        measure, _, _ = self._measures(x)
+        centred, mean = measure.centre(locations)
+        size = measure.size(centred)
+        size = torch.where(size > 0, size, torch.ones_like(size))
+        positive = others > 0
+        return _Frame(mean, size, centred / size, torch.where(positive, others, torch.ones_like(others)).log())
+
+    def _relative(self, x: Point, u: Point, frame: _Frame | None = None) -> tuple[Tensor, Tensor]:
+        """`u` in units of s, and of the entry for scales and slopes: what does not change with the group."""
+        frame = self._frame(x) if frame is None else frame
+        locations, others = self._split(u, self.group.batch_ndim(x))
+        return locations / frame.size, others * (-frame.logs).exp()
+
+    def _absolute(self, x: Point, frame: _Frame, locations: Tensor, others: Tensor) -> Point:
+        return self._join(x, locations * frame.size, others * frame.logs.exp())
+
+    def _project(self, x: Point, frame: _Frame, locations: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Relative vectors less their parts along translation and scaling."""
+        measure, w, signs = self._measures(x)
+        locations = measure.centre(locations)[0]
+        total = self._total(measure, locations)
+        along = total * measure.mean(locations * frame.centre) + (signs * w * others).sum(-1, keepdim=True)
+        along = along / (total + w.sum(-1, keepdim=True))
+        return locations - along * frame.centre, others - along * signs
+
+    def _invariant_logs(self, x: Point, frame: _Frame) -> Tensor:
+        return frame.logs - self._measures(x)[2] * frame.size.log()
+
+    def _difference(self, x: Point, start: _Frame, end: _Frame) -> tuple[Tensor, Tensor, Tensor]:
+        """Between two orbits: the tangent vector of the great circle, the change of the invariant logarithms, the angle squared."""
+        measure, _, _ = self._measures(x)
+        near, far = end.centre - start.centre, end.centre + start.centre
+        q, p = measure.mean(near.square()) / 4, measure.mean(far.square()) / 4
+        direction = torch.where(q < p, near, far)
+        direction = direction - start.centre * measure.mean(start.centre * direction)
+        e = self._invariant_logs(x, end) - self._invariant_logs(x, start)
+        return _angle_over_sine(q, p) * direction, e, _squared_angle(q, p)
+
+
+def block_names(names: object, role: str) -> tuple[str, ...]:
+    """`names` as a tuple of names of blocks; one name stands for itself.
+
+    Raises:
+        TypeError: They are no sequence of strings.
+    """
+    if isinstance(names, str):
+        return (names,)
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`{role}` must be a sequence of names of blocks, got {names!r}")
+    return tuple(names)
+
+
+def _over(value: Tensor, t: Tensor, ndim: int) -> Tensor:
+    """`value` (*batch) shaped to multiply the block `t`."""
+    return value[(..., *(None,) * (t.ndim - ndim))]
