@@ -1,3 +1,4 @@
+import jaxtyping
 import pytest
 import torch
 
@@ -6,3 +7,17 @@ import torch
 def _one_thread_per_process():
     """Two xdist workers share two cores; more threads than that only wait for one another."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def annotations_unchecked(monkeypatch):
+    """For tests of error messages: the run-time check of annotations would answer first, and users do not have it."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def fresh_compiler():
+    """Graphs of one test do not count towards the recompile limit of another."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()

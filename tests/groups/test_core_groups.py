@@ -1,7 +1,6 @@
 import copy
 import pickle
 
-import jaxtyping
 import pytest
 import torch
 from core_cases import BATCHES, CASES, ITEMS, LABELS, Case, positive, random
@@ -18,12 +17,6 @@ each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 each_batch = pytest.mark.parametrize("batch", BATCHES, ids=str)
 ON_ITEMS = {name: case for name, case in CASES.items() if isinstance(case.point(), Tensor) and "shift" not in name}
 each_item_case = pytest.mark.parametrize("case", ON_ITEMS.values(), ids=ON_ITEMS.keys())
-
-
-@pytest.fixture
-def annotations_unchecked(monkeypatch):
-    """The run-time check of annotations would answer first; users do not have it."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def close(a, b, atol: float = 1e-11) -> None:
