@@ -46,12 +46,14 @@ class ManifoldSpace:
 
 @check("check_point_on_manifold")
 def sample_is_on_the_manifold(case: Case) -> None:
+    """check_point_on_manifold accepts the sample."""
     ok, reason = case.subject.check_point_on_manifold(case.x, explain=True)
     require(bool(ok), f"the sample is not on the manifold: {reason}")
 
 
 @check("check_point_on_manifold")
 def verdicts_have_reasons(case: Case) -> None:
+    """Good points and vectors are accepted, bad ones refused with a reason."""
     manifold, x = case.subject, case.x
     ok, _ = manifold.check_vector_on_tangent(x, manifold.proju(x, normal_vector(x, 1)), explain=True)
     require(bool(ok), "a projected vector is not accepted as tangent")
@@ -77,6 +79,7 @@ def points_stay_where_they_are(case: Case) -> None:
 
 @check("inner")
 def kept_dimensions_broadcast(case: Case) -> None:
+    """inner(keepdim=True) and component_inner broadcast with the point; norm is the root of inner."""
     manifold, x, u = case.subject, case.x, case.horizontal(case.x, 2)
     kept, plain = manifold.inner(x, u, keepdim=True), manifold.inner(x, u)
     require(
@@ -100,6 +103,7 @@ def kept_dimensions_broadcast(case: Case) -> None:
 
 @check("retr_transp")
 def fused_motions_agree(case: Case) -> None:
+    """retr_transp, transp_follow_retr and expmap_transp are the compositions of their parts."""
     manifold, x = case.subject, case.x
     u, v = 0.1 * case.horizontal(x, 3), case.horizontal(x, 4)
     y, carried = manifold.retr_transp(x, u, v)
@@ -113,6 +117,7 @@ def fused_motions_agree(case: Case) -> None:
 
 @check("retr")
 def motions_stay_on_the_manifold(case: Case) -> None:
+    """retr and expmap lead to points on the manifold."""
     manifold, x = case.subject, case.x
     u = 0.3 * case.horizontal(x, 5)
     for name in ("retr", "expmap"):
@@ -122,6 +127,7 @@ def motions_stay_on_the_manifold(case: Case) -> None:
 
 @check("dist2")
 def squared_distance_is_the_square(case: Case) -> None:
+    """dist2 = dist^2, and keepdim changes the shape only."""
     manifold = case.subject
     value = manifold.dist(case.x, case.y)
     require_close(manifold.dist2(case.x, case.y), value.square(), "dist2 is not dist^2")
@@ -131,6 +137,7 @@ def squared_distance_is_the_square(case: Case) -> None:
 
 @check("retr")
 def steps_of_zero_length_have_finite_derivatives(case: Case) -> None:
+    """The derivatives of retr and expmap by u at u = 0 are finite."""
     zero = torch.zeros_like(case.x).requires_grad_()
     for name in ("retr", "expmap"):
         (slope,) = torch.autograd.grad(getattr(case.subject, name)(case.x, zero).sum(), zero, allow_unused=True)
@@ -142,6 +149,7 @@ def steps_of_zero_length_have_finite_derivatives(case: Case) -> None:
 
 @check("state_dict")
 def copies_behave_alike(case: Case) -> None:
+    """A deep copy and a pickled copy have the same metric."""
     manifold, x = case.subject, case.x
     u = case.horizontal(x, 6)
     wanted = manifold.inner(x, u)
@@ -159,6 +167,7 @@ def copies_behave_alike(case: Case) -> None:
 
 @check("inner")
 def batches_keep_their_shape(case: Case) -> None:
+    """Vectors and points keep the shape of a batch, inner has one number per point."""
     manifold, batch = case.subject, batch_of(case)
     u = manifold.proju(batch, normal_vector(batch, 1))
     require(u.shape == batch.shape, f"proju of shape {tuple(batch.shape)} has shape {tuple(u.shape)}")

@@ -41,6 +41,7 @@ def _pairing(derivative: Point, v: Point, ndim: int) -> Tensor:
 
 @check("inner")
 def metric_is_symmetric_and_positive(case: Case) -> None:
+    """<u, v> = <v, u>, linear, and <u, u> > 0."""
     u, v = case.tangent(case.x, 1), case.tangent(case.x, 2)
     inner = case.space.inner
     require_close(
@@ -63,6 +64,7 @@ def _length(case: Case, u: Point, x: Point | None = None) -> float:
 
 @check("inner")
 def metric_is_invariant(case: Case) -> None:
+    """<dg u, dg v> at g.x = <u, v> at x."""
     x, y = case.x, case.move(8)
     u, v = case.tangent(x, 1), case.tangent(x, 2)
     moved_u, moved_v = case.carry(8, u), case.carry(8, v)
@@ -80,6 +82,7 @@ def metric_is_invariant(case: Case) -> None:
 
 @check("horizontal")
 def projection_is_idempotent(case: Case) -> None:
+    """P P u = P u."""
     u = case.tangent(case.x, 3)
     once = case.space.horizontal(case.x, u)
     require_close(case.space.horizontal(case.x, once), once, "P P u is not P u", scale=u)
@@ -87,6 +90,7 @@ def projection_is_idempotent(case: Case) -> None:
 
 @check("horizontal")
 def projection_is_self_adjoint(case: Case) -> None:
+    """<P u, v> = <u, P v>."""
     u, v = case.tangent(case.x, 3), case.tangent(case.x, 4)
     inner, project = case.space.inner, case.space.horizontal
     require_close(
@@ -99,6 +103,7 @@ def projection_is_self_adjoint(case: Case) -> None:
 
 @check("horizontal")
 def projection_removes_vertical_vectors(case: Case) -> None:
+    """P V = 0 for velocities V of the orbit."""
     coordinates = case.xi(9, size=1.0)
     vertical = unflattened_velocity(case.gauge, case.x, coordinates)
     require_close(
@@ -137,6 +142,7 @@ def projection_removes_no_more(case: Case) -> None:
 
 @check("horizontal")
 def horizontal_and_vertical_are_orthogonal(case: Case) -> None:
+    """<P u, V> = 0."""
     u = case.horizontal(case.x, 5)
     vertical = unflattened_velocity(case.gauge, case.x, case.xi(9, size=1.0))
     value = case.space.inner(case.x, u, vertical)
@@ -150,6 +156,7 @@ def horizontal_and_vertical_are_orthogonal(case: Case) -> None:
 
 @check("horizontal")
 def projection_commutes_with_the_group(case: Case) -> None:
+    """P dg u at g.x = dg P u."""
     u = case.tangent(case.x, 5)
     there = case.space.horizontal(case.move(10), case.carry(10, u))
     back = case.carry(10, case.space.horizontal(case.x, u))
@@ -158,6 +165,7 @@ def projection_commutes_with_the_group(case: Case) -> None:
 
 @check("gradient")
 def gradient_represents_the_derivative(case: Case) -> None:
+    """<grad f, v> = df(v) for horizontal v."""
     derivative = case.derivative(case.x)
     gradient = case.space.gradient(case.x, derivative)
     v = case.horizontal(case.x, 6)
@@ -173,12 +181,14 @@ def gradient_represents_the_derivative(case: Case) -> None:
 
 @check("gradient")
 def gradient_is_horizontal(case: Case) -> None:
+    """P grad f = grad f."""
     gradient = case.space.gradient(case.x, case.derivative(case.x))
     require_close(case.space.horizontal(case.x, gradient), gradient, "the gradient is not horizontal", 1e-7)
 
 
 @check("components")
 def components_are_invariant(case: Case) -> None:
+    """Squares of the components of dg u at g.x are those of u at x."""
     x, u = case.x, case.horizontal(case.x, 7)
     squares = case.space.squares(x, u)
     require(all(bool((t >= 0).all()) for t in blocks_of(squares).values()), "squares of components are negative")
@@ -193,6 +203,7 @@ def components_are_invariant(case: Case) -> None:
 
 @check("components")
 def components_sum_to_the_metric(case: Case) -> None:
+    """Squares of the components sum to <u, u>."""
     u = case.horizontal(case.x, 7)
     squares = case.space.squares(case.x, u)
     total = sum(
@@ -209,6 +220,7 @@ def components_sum_to_the_metric(case: Case) -> None:
 
 @check("dist")
 def distance_is_a_metric(case: Case) -> None:
+    """dist is symmetric, positive, 0 at equal points, and keeps the triangle inequality."""
     dist = case.space.dist
     xy, yx = dist(case.x, case.y), dist(case.y, case.x)
     require_close(xy, yx, "dist(x, y) is not dist(y, x)")
@@ -220,6 +232,7 @@ def distance_is_a_metric(case: Case) -> None:
 
 @check("dist")
 def distance_sees_orbits_only(case: Case) -> None:
+    """dist(x, g.x) = 0, dist(g.x, y) = dist(x, y) = dist(x, g.y)."""
     dist, x, y = case.space.dist, case.x, case.y
     require_close(dist(x, case.move(12)), torch.zeros_like(dist(x, y)), "dist(x, g.x) is not 0", 1e-6, scale=1.0)
     require_close(dist(case.move(12), y), dist(x, y), "dist(g.x, y) is not dist(x, y)", 1e-7)
@@ -228,6 +241,7 @@ def distance_sees_orbits_only(case: Case) -> None:
 
 @check("exp")
 def geodesics_have_the_right_length(case: Case) -> None:
+    """dist(x, exp(x, t v)) = t |v|."""
     v = case.horizontal(case.x, 8)
     for t in (0.03, 0.1):
         reached = case.space.exp(case.x, _times(t, v))
@@ -237,6 +251,7 @@ def geodesics_have_the_right_length(case: Case) -> None:
 
 @check("exp")
 def geodesics_start_with_their_velocity(case: Case) -> None:
+    """exp(x, 0) = x, and d exp(x, t v) / dt at 0 is v."""
     v = _times(0.1, case.horizontal(case.x, 8))
     require_close(case.space.exp(case.x, _zero(v)), case.x, "exp(x, 0) is not x", 1e-10)
     start = velocity(lambda t: case.space.exp(case.x, _times(t, v)))
@@ -247,6 +262,7 @@ def geodesics_start_with_their_velocity(case: Case) -> None:
 
 @check("log")
 def log_inverts_exp(case: Case) -> None:
+    """exp(x, log(x, y)) is on the orbit of y, and log(x, exp(x, v)) = v."""
     step = case.space.log(case.x, case.y)
     reached = case.space.exp(case.x, step)
     require_close(
@@ -262,6 +278,7 @@ def log_inverts_exp(case: Case) -> None:
 
 @check("log")
 def log_is_as_long_as_the_distance(case: Case) -> None:
+    """log(x, y) is horizontal and |log(x, y)| = dist(x, y)."""
     step = case.space.log(case.x, case.y)
     require_close(case.space.horizontal(case.x, step), step, "log is not horizontal")
     require_close(
@@ -274,6 +291,7 @@ def log_is_as_long_as_the_distance(case: Case) -> None:
 
 @check("log")
 def log_sees_orbits_only(case: Case) -> None:
+    """log(x, g.y) = log(x, y), and log(g.x, y) = dg log(x, y)."""
     log = case.space.log(case.x, case.y)
     require_close(case.space.log(case.x, case.move(13, case.y)), log, "log(x, g.y) is not log(x, y)", 1e-7)
     require_close(
@@ -283,6 +301,7 @@ def log_sees_orbits_only(case: Case) -> None:
 
 @check("retract")
 def retraction_is_of_first_order(case: Case) -> None:
+    """retract(x, 0) = x, and d retract(x, t v) / dt at 0 is v."""
     v = _times(0.1, case.horizontal(case.x, 9))
     require_close(case.space.retract(case.x, _zero(v)), case.x, "retract(x, 0) is not x", 1e-10)
     start = velocity(lambda t: case.space.retract(case.x, _times(t, v)))
@@ -306,6 +325,7 @@ def retraction_is_of_second_order(case: Case) -> None:
 
 @check("retract")
 def retraction_is_equivariant(case: Case) -> None:
+    """retract(g.x, dg v) is on the orbit of retract(x, v)."""
     v = _times(0.1, case.horizontal(case.x, 9))
     here = case.gauge.canonical(case.space.retract(case.x, v)).point
     there = case.gauge.canonical(case.space.retract(case.move(15), case.carry(15, v))).point
@@ -314,6 +334,7 @@ def retraction_is_equivariant(case: Case) -> None:
 
 @check("align")
 def alignment_finds_the_representative(case: Case) -> None:
+    """align(x, to) is on the orbit of x, the same for g.x, and x itself for to = x."""
     align, x, to = case.space.align, case.x, case.y
     aligned = align(x, to)
     require_close(
@@ -325,6 +346,7 @@ def alignment_finds_the_representative(case: Case) -> None:
 
 @check("align")
 def geodesics_end_at_the_aligned_point(case: Case) -> None:
+    """exp(x, log(x, y)) = align(y, to=x)."""
     reached = case.space.exp(case.x, case.space.log(case.x, case.y))
     require_close(reached, case.space.align(case.y, case.x), "exp(x, log(x, y)) is not align(y, to=x)", 1e-6)
 
@@ -334,6 +356,7 @@ def geodesics_end_at_the_aligned_point(case: Case) -> None:
 
 @check("transport")
 def transport_is_linear_and_horizontal(case: Case) -> None:
+    """transport is linear in v, and horizontal (tangent) at its end."""
     u, v = case.horizontal(case.x, 10), case.horizontal(case.x, 11)
     carry = lambda w: case.space.transport(case.x, case.y, w)  # noqa: E731
     sum_of = _plus(carry(u), carry(v), 2.0)
@@ -348,12 +371,14 @@ def transport_is_linear_and_horizontal(case: Case) -> None:
 
 @check("transport")
 def transport_to_the_same_point_does_nothing(case: Case) -> None:
+    """transport(x, x, v) = v."""
     u = case.horizontal(case.x, 10)
     require_close(case.space.transport(case.x, case.x, u), u, "transport(x, x, v) is not v", 1e-7)
 
 
 @check("transport")
 def transport_is_equivariant(case: Case) -> None:
+    """transport commutes with the group at both ends."""
     u = case.horizontal(case.x, 10)
     here = case.space.transport(case.x, case.y, u)
     there = case.space.transport(case.move(17), case.y, case.carry(17, u))
@@ -364,6 +389,7 @@ def transport_is_equivariant(case: Case) -> None:
 
 @check("transport")
 def transport_is_isometric(case: Case) -> None:
+    """transport keeps inner products, where the geometry claims it."""
     if not case.space.isometric:
         raise Skip("no isometry is claimed")
     u, v = case.horizontal(case.x, 10), case.horizontal(case.x, 11)
@@ -382,6 +408,7 @@ def transport_is_isometric(case: Case) -> None:
 
 @check("batches")
 def points_of_a_batch_are_treated_alone(case: Case) -> None:
+    """inner, projection and retraction of a batch are those of each of its points."""
     batch = batch_of(case)
     u = normal_vector(batch, 12)
     space = case.space
@@ -413,6 +440,7 @@ def normal_at(batch: Point, i: int, j: int) -> Point:
 
 @check("dtypes")
 def float32_agrees_with_float64(case: Case) -> None:
+    """projection and retraction keep float32, and are near those in float64."""
     x, u = as_float32(case.x), as_float32(case.tangent(case.x, 13))
     for name in ("horizontal", "retract"):
         operation = getattr(case.space, name)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from manifoldid.errors import DegeneratePointError, listed
 from manifoldid.groups.base import GaugeGroup, check_quotient, checked, code_of, same_value
+from manifoldid.groups.geometry import Geometry
 from manifoldid.points import (
     Point,
     Weights,
@@ -45,6 +46,7 @@ class Quotient:
 
     group: GaugeGroup
     weights: Weights
+    _geometry: Geometry
 
     def __init__(self, group: GaugeGroup, weights: Weights = None):
         if not isinstance(group, GaugeGroup):
@@ -58,9 +60,9 @@ class Quotient:
         raise AttributeError(f"{type(self).__name__} is immutable: make a new one instead of setting `{name}`")
 
     def __eq__(self, other: object) -> bool:
-        return (
-            type(self) is type(other) and self.group == other.group and same_value(self.weights, other.weights)  # type: ignore[attr-defined]
-        )
+        if not isinstance(other, Quotient):
+            return NotImplemented
+        return type(self) is type(other) and self.group == other.group and same_value(self.weights, other.weights)
 
     def __hash__(self) -> int:
         return hash((type(self), self.group))
@@ -118,7 +120,7 @@ class Quotient:
         return self._vector(self._geometry.gradient, x, vectors={"derivative": derivative})
 
     def components(self, x: Point, u: Point) -> Point:
-        """`u` in a frame that moves with the group: squares sum to |u|_x^2, the same at g.x. Arguments and errors as for `inner`."""
+        """`u` in a frame that moves with the group; squares sum to |u|_x^2, the same at g.x. Arguments, errors: `inner`."""
         return self._vector(self._geometry.components, x, vectors={"u": u})
 
     # ------------------------------------------------------------------------------------------------ motions

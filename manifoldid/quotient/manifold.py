@@ -237,7 +237,8 @@ class QuotientManifold(geoopt.Manifold):
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         x = torch.randn(shape, generator=generator, dtype=dtype, device=generator.device).to(device)
         x = x.exp() if "" in self.group.positive else x
-        return geoopt.ManifoldTensor(self.group.canonical(self.quotient.regular(x), self.weights).point, manifold=self)
+        point = self.group.canonical(self.quotient.regular(x), self.weights).point
+        return geoopt.ManifoldTensor(point, manifold=self)  # pyrefly: ignore[no-matching-overload]
 
     # ------------------------------------------------------------------------------------------------ verdicts
 
@@ -301,7 +302,8 @@ def parameter(tensor: Tensor, group: GaugeGroup, weights: Tensor | None = None) 
     x = x.detach().as_subclass(Tensor)
     with torch.no_grad():
         point = group.canonical(compute_point(x), manifold.weights).point.to(x.dtype)
-    return geoopt.ManifoldParameter(point.clone(memory_format=torch.contiguous_format), manifold=manifold)
+    copy = point.clone(memory_format=torch.contiguous_format)
+    return geoopt.ManifoldParameter(copy, manifold=manifold)  # pyrefly: ignore[unexpected-keyword]
 
 
 # -------------------------------------------------------------------------------- geometry for points of any floating dtype
@@ -313,10 +315,10 @@ def _plain(x: Tensor) -> Tensor:
 
 def _vector(operation, x: Tensor, *others: Tensor) -> Tensor:
     """`operation` on plain tensors of one batch, half precision computed in float32."""
-    x, *others = torch.broadcast_tensors(*(_plain(t) for t in (x, *others)))
+    tensors = torch.broadcast_tensors(*(_plain(t) for t in (x, *others)))
     if x.dtype not in HALF:
-        return operation(x, *others)
-    return operation(x.float(), *(t.float() for t in others)).to(x.dtype)
+        return operation(*tensors)
+    return operation(*(t.float() for t in tensors)).to(x.dtype)
 
 
 def _inner(geometry, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -362,14 +364,10 @@ def _before_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
 
 def _before_registration(module: torch.nn.Module, name: str, new: torch.nn.Parameter | None) -> None:
     """Warns where a plain parameter takes the place of one on a quotient, as `load_state_dict(assign=True)` does."""
-    old = module._parameters.get(name)
-    if (
-        isinstance(getattr(old, "manifold", None), QuotientManifold)
-        and new is not None
-        and not hasattr(new, "manifold")
-    ):
+    old = getattr(module._parameters.get(name), "manifold", None)
+    if isinstance(old, QuotientManifold) and new is not None and getattr(new, "manifold", None) is None:
         warnings.warn(
-            f"parameter {name!r} of {type(module).__name__} was on {old.manifold!r} and is replaced by one without manifold: "
+            f"parameter {name!r} of {type(module).__name__} was on {old!r} and is replaced by one without manifold: "
             "optimisers will not see the gauge; load with assign=False, or put mid.parameter(tensor, group) there",
             DetachedWarning,
             stacklevel=4,
