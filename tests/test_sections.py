@@ -327,10 +327,10 @@ def test_weights_that_the_caller_changes_later_do_not_change_the_section():
 @pytest.mark.parametrize("kind", [mid.Section, lambda group: mid.Reference(group, 0)])
 def test_what_is_no_group_is_refused(annotations_unchecked, kind):
     with pytest.raises(
-        TypeError, match="`group` must be a gauge group, such as mid.Translation.*forget the parentheses"
+        TypeError, match=r"`group` must be a gauge group, such as mid.Translation.*forget the parentheses"
     ):
         kind(mid.Translation)
-    with pytest.raises(TypeError, match="`group` must be a gauge group, such as mid.Translation"):
+    with pytest.raises(TypeError, match=r"`group` must be a gauge group, such as mid.Translation"):
         kind("translation")
 
 
