@@ -4,9 +4,12 @@ from manifoldid.groups.affine import Affine
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.general_linear import GeneralLinear
 from manifoldid.groups.location_scale import LocationScale
+from manifoldid.groups.motions import RigidMotion, Similarity
 from manifoldid.groups.orthogonal import Orthogonal
+from manifoldid.groups.phase import Phase
 from manifoldid.groups.positive_scaling import PositiveScaling
 from manifoldid.groups.product import Product
+from manifoldid.groups.rescaling import Rescaling
 from manifoldid.groups.scaling import Scaling
 from manifoldid.groups.shift import Shift
 from manifoldid.groups.translation import Translation
@@ -18,9 +21,13 @@ __all__ = [
     "GeneralLinear",
     "LocationScale",
     "Orthogonal",
+    "Phase",
     "PositiveScaling",
     "Product",
+    "Rescaling",
+    "RigidMotion",
     "Scaling",
     "Shift",
+    "Similarity",
     "Translation",
 ]

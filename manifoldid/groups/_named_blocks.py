@@ -1,5 +1,7 @@
 """Groups that name the blocks of a dict point they act on: what the blocks they do not name do."""
 
+from collections.abc import Sequence
+
 from manifoldid.groups.geometry import Geometry
 from manifoldid.groups.product import ProductGeometry, part_of_weights
 from manifoldid.points import Weights
@@ -19,3 +21,16 @@ class NamedBlocksGeometry(ProductGeometry):
         own.weights = part_of_weights(weights, own.group.block_names)
         self.parts = [(own, own.group.block_names)]
         self.isometric = own.isometric
+
+
+def block_names(names: object, role: str) -> tuple[str, ...]:
+    """`names` as a tuple of names of blocks; one name stands for itself.
+
+    Raises:
+        TypeError: They are no sequence of strings.
+    """
+    if isinstance(names, str):
+        return (names,)
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`{role}` must be a sequence of names of blocks, got {names!r}")
+    return tuple(names)

@@ -1,6 +1,5 @@
 """LocationScale: one shift and one scale for all tensors of a model of locations, scales and slopes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from torch import Tensor
 from manifoldid._linalg import widened
 from manifoldid.groups._euclidean import safe_root
 from manifoldid.groups._items import Measure
-from manifoldid.groups._named_blocks import NamedBlocksGeometry
+from manifoldid.groups._named_blocks import NamedBlocksGeometry, block_names
 from manifoldid.groups._sphere import _angle_over_sine, _squared_angle
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
@@ -335,19 +334,6 @@ class LocationScaleGeometry(Geometry):
         direction = direction - start.centre * measure.mean(start.centre * direction)
         e = self._invariant_logs(x, end) - self._invariant_logs(x, start)
         return _angle_over_sine(q, p) * direction, e, _squared_angle(q, p)
-
-
-def block_names(names: object, role: str) -> tuple[str, ...]:
-    """`names` as a tuple of names of blocks; one name stands for itself.
-
-    Raises:
-        TypeError: They are no sequence of strings.
-    """
-    if isinstance(names, str):
-        return (names,)
-    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"`{role}` must be a sequence of names of blocks, got {names!r}")
-    return tuple(names)
 
 
 def _over(value: Tensor, t: Tensor, ndim: int) -> Tensor:

@@ -19,7 +19,7 @@ class Orthogonal(GaugeGroup):
     the diagonal of a skew matrix S (r (r - 1) / 2 of them, row by row), Q = exp(S). The group has a second component, the
     reflections: there the first coordinate is 32 larger (above 16), and Q = exp(S) diag(1, ..., 1, -1). So a frame leads back
     exactly, and `carry` is right for new items, also where X and its section are mirror images. For one column the group is
-    the sign alone, of dimension 0.
+    the sign alone, of dimension 0, which no frame holds.
 
     The sign convention is that the entry of largest modulus in each column is positive. Where X'WX has equal eigenvalues the
     section is not continuous. The horizontal spaces are curved: no section is horizontal, so optimisers are attached by
