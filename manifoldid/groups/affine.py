@@ -9,7 +9,7 @@ from manifoldid.groups._items import ItemGroup
 from manifoldid.groups._sphere import SphereGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.reference import reference_items
-from manifoldid.groups.scaling import divided, per_block
+from manifoldid.groups.scaling import divided, divided_in_place, per_block, root_mean_square
 from manifoldid.points import Point, Weights
 
 
@@ -72,6 +72,15 @@ class Affine(ItemGroup):
         rounding = 0.5 * torch.finfo(x.dtype).eps * measure.largest(x)
         regular = size > (rounding.amax(-1, keepdim=True) if self.common_scale else rounding)
         form = divided(centred, size, regular, self._scale_spread(measure))
+        return Canonical(form.point, self._join(form.xi, mean), regular)
+
+    def settle(self, x: Tensor) -> Canonical | None:
+        if self.partition is not None:
+            return None
+        mean = x.mean(-1, keepdim=True)
+        form = divided_in_place(x.sub_(mean), root_mean_square(x))
+        rounding = torch.finfo(x.dtype).eps * mean.abs()
+        regular = (form.xi.exp() > rounding) & (form.regular if form.regular is not None else True)
         return Canonical(form.point, self._join(form.xi, mean), regular)
 
     def _scale_spread(self, measure):

@@ -131,6 +131,20 @@ class GaugeGroup(ABC):
         """
         return self.closest(x, map_blocks(torch.zeros_like, x), weights)
 
+    def settle(self, x: Tensor) -> Canonical | None:
+        """Puts `x`, already close to the canonical section, back on it in place: one or two reductions and as many passes.
+
+        Optional, for unweighted points that an optimiser has just moved; `canonical` is accurate from anywhere.
+
+        Args:
+            x: A point (*batch, n), contiguous, overwritten.
+
+        Returns:
+            The canonical form, its point `x` itself; None, with `x` as it was, when there is no short cut.
+        """
+        del x
+        return None
+
     def closest(self, x: Point, to: Point, weights: Weights = None) -> Canonical:
         """The representative of the orbit of `x` closest to the point `to` in the weighted Euclidean norm, values unchecked.
 

@@ -24,7 +24,9 @@ class Scaling(ItemGroup):
 
     flat = True
     defect = "is a zero vector: every a x is the same point, so it has no scale to remove; start from a point that is not zero"
-    reference_defect = "has a reference item that is not positive: dividing would leave the orbit; choose a positive one"
+    reference_defect = (
+        "has a reference item that is not positive: dividing would leave the orbit; choose a positive one"
+    )
 
     def dimension(self, x: Point) -> int:
         return self.block_count
@@ -43,6 +45,9 @@ class Scaling(ItemGroup):
         size = measure.size(x)
         regular = size > 0
         return divided(x, size, regular, measure.spread)
+
+    def settle(self, x: Tensor) -> Canonical | None:
+        return None if self.partition is not None else divided_in_place(x, root_mean_square(x))
 
     def closest(self, x: Tensor, to: Tensor, weights: Weights = None) -> Canonical:
         measure = self.measure(x, weights)
@@ -69,6 +74,26 @@ def divided(x: Tensor, size: Tensor, regular: Tensor, spread) -> Canonical:
     safe = torch.where(regular, size, torch.ones_like(size))
     quotient = x / spread(safe)
     return Canonical(torch.where(spread(regular), quotient, torch.zeros_like(quotient)), safe.log(), regular)
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    """Root mean square over the last dimension of a contiguous tensor, kept; in two stages, which float32 needs past 1e6 items."""
+    items = x.shape[-1]
+    if items < 1 << 16:
+        return torch.linalg.vector_norm(x, dim=-1, keepdim=True) / items**0.5
+    stage = 1 << max(0, (items.bit_length() - 1) // 2)
+    head = items - items % stage
+    norms = torch.linalg.vector_norm(x[..., :head].unflatten(-1, (-1, stage)), dim=-1)
+    if head < items:
+        norms = torch.cat([norms, x[..., head:]], dim=-1)
+    return torch.linalg.vector_norm(norms, dim=-1, keepdim=True) / items**0.5
+
+
+def divided_in_place(x: Tensor, size: Tensor) -> Canonical:
+    """`divided` for a single block, in place."""
+    regular = size > 0
+    safe = torch.where(regular, size, torch.ones_like(size))
+    return Canonical(x.div_(safe), safe.log(), regular)
 
 
 def per_block(group: ItemGroup, velocity: Tensor) -> Tensor:

@@ -45,6 +45,12 @@ class Translation(ItemGroup):
         centred, mean = self.measure(x, weights).centre(x)
         return Canonical(centred, mean)
 
+    def settle(self, x: Tensor) -> Canonical | None:
+        if self.partition is not None:
+            return None
+        mean = x.mean(-1, keepdim=True)
+        return Canonical(x.sub_(mean), mean)
+
     def closest(self, x: Tensor, to: Tensor, weights: Weights = None) -> Canonical:
         measure = self.measure(x, weights)
         _, shift = measure.centre(x - to)

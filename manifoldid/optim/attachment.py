@@ -16,7 +16,7 @@ from manifoldid.groups.product import part_of_weights
 from manifoldid.invariance import vertical_share
 from manifoldid.optim.chart import LogChart
 from manifoldid.optim.state import move_curvature, restart_curvature
-from manifoldid.points import Point, Weights, cast_like, compute_point, map_blocks
+from manifoldid.points import HALF, Point, Weights, cast_like, compute_point, map_blocks
 from manifoldid.sections import Section
 
 
@@ -57,10 +57,6 @@ class Member:
             return None
         return self._as_point({name: g.to_dense() if g.is_sparse else g for name, g in grads.items()})
 
-    def active(self) -> bool:
-        """Whether every parameter has a gradient."""
-        return all(p.grad is not None for p in self.parameters.values())
-
     def charts(self) -> list[LogChart]:
         """Charts of the positive parameters, which the optimiser sees as logarithms."""
         return [LogChart(self.parameters[name]) for name in self.group.positive if name in self.parameters]
@@ -80,12 +76,43 @@ class Bucket:
     section: Section
     members: list[Member]
     old: Point | None = None
+    scratch: Tensor | None = None
     moving: list[Member] = field(default_factory=list)
 
     def stacked(self) -> Point:
         """The points of the moving members, in the computing dtype, with a leading dimension when there are several."""
         points = [member.point() for member in self.moving]
         return compute_point(points[0] if len(points) == 1 else map_blocks(lambda *ts: torch.stack(ts), *points))
+
+    @staticmethod
+    def active(members: list[Member]) -> list[Member]:
+        """The members all of whose parameters have a gradient: usually the same list."""
+        if all(p.grad is not None for member in members for p in member.parameters.values()):
+            return members
+        return [member for member in members if all(p.grad is not None for p in member.parameters.values())]
+
+    def label(self) -> str:
+        """What to call the moving members in messages."""
+        name = self.moving[0].name
+        return name if len(self.moving) == 1 else f"{name} and others of its shape, stacked,"
+
+    def settle(self) -> Canonical | None:
+        """Puts flat points back on their section by the group's short cut; None, with nothing changed, where there is none."""
+        if self.section.weights is not None or "" not in self.members[0].parameters:
+            return None
+        tensors = [member.parameters[""].detach().as_subclass(Tensor) for member in self.moving]
+        if tensors[0].dtype in HALF or not all(t.is_contiguous() for t in tensors):
+            return None
+        if len(tensors) == 1:
+            return self.section.group.settle(tensors[0])
+        if self.scratch is None or self.scratch.shape[0] != len(tensors):
+            self.scratch = torch.stack(tensors)
+        rows = self.scratch.unbind(0)
+        torch._foreach_copy_(rows, tensors)
+        form = self.section.group.settle(self.scratch)
+        if form is not None:
+            torch._foreach_copy_(tensors, rows)
+        return form
 
     def write(self, value: Point) -> None:
         """Copies a stacked point into the parameters."""
@@ -103,6 +130,7 @@ class Attachment:
         self.optimizer = optimizer
         self.members: list[Member] = []
         self.buckets: list[Bucket] = []
+        self._unseen: list[Member] = []
         self._charts: list[LogChart] = []
         self._late: list[tuple[Tensor, str]] = []
         self._hooks: list[Any] = []
@@ -129,6 +157,7 @@ class Attachment:
     def add(self, members: list[Member]) -> None:
         """Starts to move `members`."""
         self.members += members
+        self._unseen += [member for member in members if not member.looked]
         for member in members:
             self._bucket_of(member).members.append(member)
         if self.members and not self._hooks:
@@ -137,6 +166,7 @@ class Attachment:
     def remove(self, members: list[Member]) -> None:
         """Stops to move `members`."""
         self.members = [member for member in self.members if member not in members]
+        self._unseen = [member for member in self._unseen if member not in members]
         for bucket in self.buckets:
             bucket.members = [member for member in bucket.members if member not in members]
         self.buckets = [bucket for bucket in self.buckets if bucket.members]
@@ -174,9 +204,10 @@ class Attachment:
             self._look()
         moving = []
         for bucket in self.buckets:
-            bucket.moving = [member for member in bucket.members if closure is not None or member.active()]
-            moving += bucket.moving
+            bucket.moving = bucket.members if closure is not None else bucket.active(bucket.members)
             bucket.old = None
+            if bucket.section.group.positive:
+                moving += bucket.moving
             if bucket.moving and not bucket.section.group.flat:
                 bucket.old = map_blocks(torch.clone, bucket.stacked())
         self._charts = [chart for member in moving for chart in member.charts()]
@@ -212,17 +243,18 @@ class Attachment:
         skipped = getattr(optimizer, "found_inf", None)  # set by GradScaler while a fused step decides for itself
         for bucket in self.buckets:
             if bucket.old is None:
-                bucket.moving = [member for member in bucket.moving if member.active()]
+                bucket.moving = bucket.active(bucket.moving)
             if bucket.moving:
                 self._settle(bucket, skipped)
 
     def _settle(self, bucket: Bucket, skipped: Tensor | None) -> None:
-        now, group = bucket.stacked(), bucket.section.group
-        name = (
-            bucket.moving[0].name
-            if len(bucket.moving) == 1
-            else f"{bucket.moving[0].name} and others of its shape, stacked,"
-        )
+        group = bucket.section.group
+        if bucket.old is None and skipped is None and (form := bucket.settle()) is not None:
+            self._check(form, group, form.point, bucket.label())
+            move_curvature(self.optimizer, bucket.moving, form, form.point)
+            return
+        now = bucket.stacked()
+        name = bucket.label()
         if bucket.old is None:
             form = bucket.section.canonical_form(now)
             self._check(form, group, now, name)
@@ -288,9 +320,9 @@ class Attachment:
 
     def _look(self) -> None:
         """Warns once per member when its first gradient has a component along the orbit."""
-        for member in self.members:
-            if member.looked:
-                continue
+        if not self._unseen:
+            return
+        for member in self._unseen:
             gradient = member.gradient()
             if gradient is None:
                 continue
@@ -305,6 +337,7 @@ class Attachment:
                     NotInvariantWarning,
                     stacklevel=4,
                 )
+        self._unseen = [member for member in self._unseen if not member.looked]
 
     # ------------------------------------------------------------------------------------------------ copies
 
