@@ -131,11 +131,19 @@ def _random(zero: Tensor, generator: torch.Generator) -> Tensor:
 
 def _natural_scale(fn: Callable[[Point], Any], point: Point, base: Tensor, generator: torch.Generator) -> float:
     """Largest modulus of the outputs at the point and near it: at a symmetric point all of them may be zero."""
-    near = map_blocks(lambda t: t + _STEP * _random(t.real if t.is_complex() else t, generator), point)
+    near = map_blocks(lambda t: _near(t, generator), point)
     with torch.no_grad():
         other = _outputs(fn(near))
     other = other[torch.isfinite(other)]  # `near` may be outside the domain
     return max(float(base.abs().max()), float(other.abs().max()) if other.numel() else 0.0)
+
+
+def _near(x: Tensor, generator: torch.Generator) -> Tensor:
+    """A tensor near `x`; positive where `x` is positive, since functions may be defined there only."""
+    draw = _random(x.real if x.is_complex() else x, generator)
+    if not x.is_complex() and bool((x > 0).all()):
+        return x * draw.exp()
+    return x + draw
 
 
 def _relative(base: Tensor, other: Tensor, scale: float) -> float:

@@ -10,7 +10,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from manifoldid.ensemble.align import align_members, align_observed, stacked
-from manifoldid.errors import NotEstimableError, listed
+from manifoldid.errors import DegeneratePointError, NotEstimableError, listed
 from manifoldid.groups.base import GaugeGroup
 from manifoldid.groups.product import part_of_weights
 from manifoldid.invariance import default_tolerance, largest_change
@@ -128,14 +128,15 @@ class Ensemble:
         """The members on a section; None is `aligned`.
 
         Raises:
+            DegeneratePointError: A member has no representative on `section`; it is named.
             NotEstimableError: `section` is a callable that is not constant on orbits.
         """
         if section is None:
             return self.aligned
         move = as_section(section, self.group, self.weights)
-        if callable(section):
-            self._check_estimable(move, "`section`")
-        return self._each(move, self.aligned)
+        members = self._each(move, self.aligned)
+        self._check_estimable(move, "`section`")
+        return members
 
     # ------------------------------------------------------------------------------------------------ statistics
 
@@ -150,19 +151,26 @@ class Ensemble:
 
         Raises:
             NotConvergedError: The Frechet mean does not settle.
+            DegeneratePointError: A member has no representative on `section`; it is named.
             NotEstimableError: `section` is a callable that is not constant on orbits.
         """
+        average = self._average(self.in_section(section))
         if self._observed is not None or self.group.arithmetic:
-            return self._average(self.in_section(section))
-        centre = dict(blocks_of(self._average(self.aligned)))
+            return average
+        if isinstance(self.members, Tensor):
+            middle: Point = frechet_mean(self.group, self.members, self.weights)
+            return middle if section is None else as_section(section, self.group, self.weights)(middle)
+        centre = dict(self._average(self.aligned))
+        curved: set[str] = set()  # blocks whose mean is a Frechet mean
         for factor, of in self.group.factors():
-            if isinstance(self.members, Tensor):
-                centre = {"": frechet_mean(factor, self.members, self.weights)}
-            elif not factor.arithmetic and factor.dimension(self._chosen(of)):
-                middle = frechet_mean(factor, self._chosen(of), part_of_weights(self.weights, of))
-                centre.update({of: middle} if isinstance(of, str) else middle)
-        point = like_point(centre, self.members)
-        return point if section is None else as_section(section, self.group, self.weights)(point)
+            chosen = self._chosen(of)
+            if not factor.arithmetic and factor.dimension(chosen):
+                middle = frechet_mean(factor, chosen, part_of_weights(self.weights, of))
+                part = {of: middle} if isinstance(of, str) else dict(middle)
+                centre.update(part)
+                curved.update(part)
+        reported = centre if section is None else as_section(section, self.group, self.weights)(centre)
+        return {name: reported[name] if name in curved else t for name, t in average.items()}
 
     def std(self, section: SectionLike = None) -> Point:
         """Standard deviation of one member, entry by entry, ddof 1, shaped like one point.
@@ -277,7 +285,12 @@ class Ensemble:
         return rest if self._observed is None else torch.where(self._observed, rest, torch.zeros_like(rest))
 
     def _each(self, function: Callable[[Point], Point], members: Point) -> Point:
-        results = [function(_member(members, k)) for k in range(len(self))]
+        results = []
+        for k in range(len(self)):
+            try:
+                results.append(function(_member(members, k)))
+            except DegeneratePointError as error:
+                raise DegeneratePointError(f"member {k} of the ensemble cannot be put on `section`: {error}") from error
         if is_dict(results[0]):
             return {name: torch.stack([result[name] for result in results]) for name in results[0]}
         return torch.stack(results)
