@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from manifoldid import nn
+from manifoldid.diagnose import diagnose
 from manifoldid.ensemble import Contrast, Ensemble
 from manifoldid.errors import (
     DegeneratePointError,
@@ -17,17 +18,21 @@ from manifoldid.errors import (
 )
 from manifoldid.groups import (
     Affine,
+    Finite,
     GaugeGroup,
     GeneralLinear,
     LocationScale,
     Orthogonal,
+    Permutation,
     Phase,
+    Pointwise,
     PositiveScaling,
     Product,
     Rescaling,
     RigidMotion,
     Scaling,
     Shift,
+    SignFlip,
     Similarity,
     Translation,
 )
@@ -47,6 +52,7 @@ __all__ = [
     "DegeneratePointError",
     "DetachedWarning",
     "Ensemble",
+    "Finite",
     "GaugeGroup",
     "GeneralLinear",
     "Handle",
@@ -57,7 +63,9 @@ __all__ = [
     "NotInvariantError",
     "NotInvariantWarning",
     "Orthogonal",
+    "Permutation",
     "Phase",
+    "Pointwise",
     "PositiveScaling",
     "Product",
     "QuotientManifold",
@@ -67,6 +75,7 @@ __all__ = [
     "Scaling",
     "Section",
     "Shift",
+    "SignFlip",
     "Similarity",
     "Translation",
     "UnboundedEstimateError",
@@ -74,6 +83,7 @@ __all__ = [
     "attach",
     "check_invariance",
     "conformance",
+    "diagnose",
     "nn",
     "parameter",
 ]
