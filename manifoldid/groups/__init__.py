@@ -2,11 +2,13 @@
 
 from manifoldid.groups.affine import Affine
 from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.groups.finite import Finite, Permutation, SignFlip
 from manifoldid.groups.general_linear import GeneralLinear
 from manifoldid.groups.location_scale import LocationScale
 from manifoldid.groups.motions import RigidMotion, Similarity
 from manifoldid.groups.orthogonal import Orthogonal
 from manifoldid.groups.phase import Phase
+from manifoldid.groups.pointwise import Pointwise
 from manifoldid.groups.positive_scaling import PositiveScaling
 from manifoldid.groups.product import Product
 from manifoldid.groups.rescaling import Rescaling
@@ -17,17 +19,21 @@ from manifoldid.groups.translation import Translation
 __all__ = [
     "Affine",
     "Canonical",
+    "Finite",
     "GaugeGroup",
     "GeneralLinear",
     "LocationScale",
     "Orthogonal",
+    "Permutation",
     "Phase",
+    "Pointwise",
     "PositiveScaling",
     "Product",
     "Rescaling",
     "RigidMotion",
     "Scaling",
     "Shift",
+    "SignFlip",
     "Similarity",
     "Translation",
 ]

@@ -87,10 +87,10 @@ class PhaseGeometry(IsometricGeometry):
         return u - 1j * x * along
 
     def components(self, x: Tensor, u: Tensor) -> Tensor:
-        """See `Geometry.components`: the modulus of every entry, in equal real and imaginary parts."""
-        size = self._weighted(u, x, 0.5)
-        size = safe_root((size * size.conj()).real / 2)
-        return torch.complex(size, size)
+        """See `Geometry.components`: the modulus of every entry, as a complex number so that it is shaped like the point."""
+        weighted = self._weighted(u, x, 0.5)
+        size = safe_root((weighted * weighted.conj()).real)
+        return torch.complex(size, torch.zeros_like(size))
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """See `Geometry.transport`: the horizontal component at the representative of `y` closest to `x`, turned to `y`."""
