@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from manifoldid.conformance.case import Case, as_float64, normal, normal_vector
-from manifoldid.conformance.group_checks import GROUP_CHECKS
-from manifoldid.conformance.manifold_checks import MANIFOLD_CHECKS, ManifoldSpace
+from manifoldid.conformance.group_checks import GROUP_CHECKS, sample_has_a_representative
+from manifoldid.conformance.manifold_checks import MANIFOLD_CHECKS, ManifoldSpace, sample_is_on_the_manifold
 from manifoldid.conformance.runner import Check, Report, Skip, run_checks
 from manifoldid.conformance.space_checks import SPACE_CHECKS
 from manifoldid.errors import DegeneratePointError
@@ -45,7 +45,8 @@ def check_group(
     if not isinstance(group, GaugeGroup):
         hint = "; did you forget the parentheses?" if isinstance(group, type) else ""
         raise TypeError(f"`group` must be a gauge group, got {group!r}{hint}")
-    return run_checks((*GROUP_CHECKS, *SPACE_CHECKS), _group_case(group, sample, invariant, weights), repr(group))
+    case = _group_case(group, sample, invariant, weights)
+    return run_checks((*GROUP_CHECKS, *SPACE_CHECKS), case, repr(group), needed=sample_has_a_representative)
 
 
 def check_manifold(manifold: Any, sample: Tensor, *, invariant: Callable[[Tensor], Any] | None = None) -> Report:
@@ -65,7 +66,8 @@ def check_manifold(manifold: Any, sample: Tensor, *, invariant: Callable[[Tensor
     if not isinstance(manifold, torch.nn.Module) or not isinstance(getattr(manifold, "ndim", None), int):
         raise TypeError(f"`manifold` must be a geoopt manifold, got {type(manifold).__name__}")
     case = _manifold_case(manifold, sample, invariant)
-    return run_checks((*MANIFOLD_CHECKS, *SPACE_CHECKS), case, repr(manifold))
+    checks = (*MANIFOLD_CHECKS, *SPACE_CHECKS)
+    return run_checks(checks, case, repr(manifold), needed=sample_is_on_the_manifold)
 
 
 def parametrize_with_checks(subjects: Iterable[tuple[Any, Any]]) -> Any:
@@ -183,5 +185,6 @@ def _perturbation(inside: Callable[[Point], bool], sample: Point) -> Callable[[P
         }
         return blocks[""] if isinstance(x, Tensor) else blocks
 
-    amount = next((a for a in (0.3, 0.1, 0.03, 0.01) if all(inside(changed(sample, s, a)) for s in (1, 2))), 0.0)
+    amounts = (0.3, 0.1, 0.03, 0.01)
+    amount = next((a for a in amounts if all(inside(changed(sample, seed, a)) for seed in (1, 2))), amounts[-1])
     return lambda x, seed: changed(x, seed, amount)

@@ -114,21 +114,24 @@ def run_check(one: Check, case: Any) -> Outcome:
     return Outcome(one.name, one.look_at, "passed")
 
 
-def run_checks(checks: Iterable[Check], case: Any, subject: str) -> Report:
-    """Runs all checks. When the first one, on the sample itself, fails, the others are skipped.
+def run_checks(checks: Iterable[Check], case: Any, subject: str, needed: Check | None = None) -> Report:
+    """Runs all checks.
 
     Args:
         checks: What to run.
         case: What to run it on.
         subject: What the report is about.
+        needed: One of the checks, without which those after it make no sense: when it fails they are skipped.
 
     Returns:
         The report.
     """
     outcomes: list[Outcome] = []
+    stopped = False
     for one in checks:
-        if outcomes and outcomes[0].status == "failed":
-            outcomes.append(Outcome(one.name, one.look_at, "skipped", f"{outcomes[0].name} failed"))
-        else:
-            outcomes.append(run_check(one, case))
+        if stopped:
+            outcomes.append(Outcome(one.name, one.look_at, "skipped", f"{needed.name} failed" if needed else ""))
+            continue
+        outcomes.append(run_check(one, case))
+        stopped = one is needed and outcomes[-1].status == "failed"
     return Report(subject, tuple(outcomes))
