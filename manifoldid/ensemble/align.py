@@ -3,8 +3,6 @@
 from collections.abc import Callable
 
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from manifoldid.errors import NotConvergedError, NotIdentifiableError, listed
@@ -43,6 +41,9 @@ def check_overlap(observed: Tensor, group: ItemGroup) -> None:
     Raises:
         NotIdentifiableError: Members fall into groups without shared items (per block), or an item was seen by nobody.
     """
+    from scipy.sparse import coo_matrix  # here, since it takes as long to import as the rest of this package
+    from scipy.sparse.csgraph import connected_components
+
     members, items = observed.shape
     unseen = (~observed.any(0)).nonzero()[:, 0].tolist()
     if unseen:

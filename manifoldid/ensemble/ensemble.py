@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 from typing import Any
 
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from manifoldid.ensemble.align import align_members, align_observed, stacked
@@ -46,7 +46,7 @@ class Contrast:
         """
         if not 0 < level < 1:
             raise ValueError(f"`level` must be between 0 and 1, got {level}")
-        half = float(norm.ppf(0.5 + level / 2)) * self.standard_error
+        half = NormalDist().inv_cdf(0.5 + level / 2) * self.standard_error
         return self.value - half, self.value + half
 
     def __repr__(self) -> str:
