@@ -121,17 +121,18 @@ def run_checks(checks: Iterable[Check], case: Any, subject: str, needed: Check |
         checks: What to run.
         case: What to run it on.
         subject: What the report is about.
-        needed: One of the checks, without which those after it make no sense: when it fails they are skipped.
+        needed: The last of the checks without which the others make no sense: when one of them fails, the others are skipped.
 
     Returns:
         The report.
     """
     outcomes: list[Outcome] = []
-    stopped = False
+    broken: list[str] = []
     for one in checks:
-        if stopped:
-            outcomes.append(Outcome(one.name, one.look_at, "skipped", f"{needed.name} failed" if needed else ""))
+        if broken:
+            outcomes.append(Outcome(one.name, one.look_at, "skipped", f"{', '.join(broken)} failed"))
             continue
         outcomes.append(run_check(one, case))
-        stopped = one is needed and outcomes[-1].status == "failed"
+        if one is needed:
+            broken = [outcome.name for outcome in outcomes if outcome.status == "failed"]
     return Report(subject, tuple(outcomes))

@@ -462,5 +462,7 @@ def wrong_manifolds() -> dict[str, Wrong]:
     }
     table = {kind.__name__: Wrong(kind(group), 3 * randn(7) + 2, name) for kind, name in caught.items()}
     table["ForgetsWeights"] = Wrong(ForgetsWeights(group, weights), 3 * randn(7) + 2, "copies_behave_alike")
-    table["SectionAsProjx-blocks"] = Wrong(SectionAsProjx(mid.Translation(blocks=BLOCKS)), randn(7), "points_stay_where_they_are")
+    table["SectionAsProjx-blocks"] = Wrong(
+        SectionAsProjx(mid.Translation(blocks=BLOCKS)), randn(7), "points_stay_where_they_are"
+    )
     return table
