@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy  # its submodules load on first use
 import torch
-from scipy.optimize import least_squares
 from torch import Tensor
 
 from manifoldid.diagnose.diagnosis import DiscreteSymmetry
@@ -379,7 +379,7 @@ def solutions(probe: Probe, x: Tensor, starts: list[Tensor], allowed: Callable[[
 
     found: list[Tensor] = []
     for start in starts:
-        fit = least_squares(residual, start.numpy(), jac=slope, max_nfev=30, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+        fit = scipy.optimize.least_squares(residual, start.numpy(), jac=slope, max_nfev=30, xtol=1e-15, ftol=1e-15, gtol=1e-15)
         y = torch.from_numpy(fit.x)
         if np.abs(fit.fun).max() < 1e-10 and allowed(x, y) and not any(_alike(y, k) for k in found):
             found.append(y)

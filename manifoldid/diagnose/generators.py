@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy  # its submodules load on first use
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from manifoldid.diagnose.fields import ClosedField, Field, FunctionField
@@ -308,7 +308,7 @@ def _affine_bracket(first: ClosedField, second: ClosedField) -> ClosedField:
     )
 
 
-def _sparse(field: ClosedField) -> csr_matrix:
+def _sparse(field: ClosedField) -> "scipy.sparse.csr_matrix":
     """The linear part as a sparse matrix."""
     place = (field.rows.numpy(), field.columns.numpy())
-    return csr_matrix((field.entries.numpy(), place), shape=(field.size, field.size))
+    return scipy.sparse.csr_matrix((field.entries.numpy(), place), shape=(field.size, field.size))

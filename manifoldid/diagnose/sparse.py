@@ -1,9 +1,8 @@
 """Readable bases: sparse vectors of a subspace, by linear programming."""
 
 import numpy as np
+import scipy  # its submodules load on first use
 import torch
-from scipy.linalg import qr
-from scipy.optimize import linprog
 from torch import Tensor
 
 from manifoldid.diagnose.fields import snapped
@@ -14,7 +13,7 @@ _MOST_PROGRAMS = 40
 def echelon_basis(basis: Tensor) -> tuple[Tensor, list[int]]:
     """The basis (m, q) of the same space that is the identity on q well-chosen rows, and these rows."""
     matrix = basis.numpy()
-    _, _, order = qr(matrix.T, mode="economic", pivoting=True)
+    _, _, order = scipy.linalg.qr(matrix.T, mode="economic", pivoting=True)
     rows = sorted(order[: matrix.shape[1]].tolist())
     return torch.from_numpy(np.linalg.solve(matrix[rows].T, matrix.T).T.copy()), rows
 
@@ -50,7 +49,7 @@ def sparse_candidates(space: Tensor, new: Tensor, costs: Tensor, most: int = _MO
 def _pivots(image: Tensor, count: int) -> list[int]:
     """Rows of `image` (m, q) that span, and others beside them, without repeating directions."""
     matrix = image.numpy()
-    _, _, order = qr(matrix.T, mode="economic", pivoting=True)
+    _, _, order = scipy.linalg.qr(matrix.T, mode="economic", pivoting=True)
     size = np.linalg.norm(matrix, axis=1)
     chosen: list[int] = []
     for j in order.tolist():
@@ -80,7 +79,7 @@ def _cheapest(space: Tensor, functional: Tensor, costs: Tensor) -> Tensor | None
     right[m] = 1.0
     price = np.concatenate([np.zeros(d), np.ones(2 * m)])
     bounds = [(None, None)] * d + [(0, None)] * (2 * m)
-    result = linprog(price, A_eq=equality, b_eq=right, bounds=bounds, method="highs")
+    result = scipy.optimize.linprog(price, A_eq=equality, b_eq=right, bounds=bounds, method="highs")
     if not result.success:
         return None
     return _polished(weighted, functional.numpy(), result.x[:d])

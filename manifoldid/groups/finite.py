@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import scipy  # its submodules load on first use
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from manifoldid.errors import DegeneratePointError
@@ -317,7 +317,7 @@ def _rows_of(t: Tensor, place: int, ndim: int) -> Tensor:
 def _assignment(gain: Tensor) -> Tensor:
     """For gains (*batch, K, K) of putting item i to place j, the items (*batch, K) at the places of largest total gain."""
     table = torch.nan_to_num(gain).double().reshape(-1, *gain.shape[-2:]).cpu().numpy()
-    places = [torch.from_numpy(linear_sum_assignment(one, maximize=True)[1]) for one in table]
+    places = [torch.from_numpy(scipy.optimize.linear_sum_assignment(one, maximize=True)[1]) for one in table]
     items = torch.stack(places).argsort(-1) if places else torch.zeros(0, gain.shape[-1], dtype=torch.long)
     return items.reshape(gain.shape[:-1]).to(gain.device)
 
