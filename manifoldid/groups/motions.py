@@ -103,8 +103,8 @@ class _Motion(GaugeGroup, ABC):
         factor = self._closest_scale(centred @ turn, goal, weights)
         regular = regular & (factor > 0)[..., 0]
         factor = torch.where(regular[..., None], factor, torch.ones_like(factor))
-        point = (factor * (centred @ turn) + origin) * regular[..., None]
-        return Canonical(point, self._frame(1 / factor, turn, mean - origin @ turn.mT / factor, regular), regular)
+        xi = self._frame(1 / factor, turn, mean - origin @ turn.mT / factor, torch.ones_like(regular))
+        return Canonical(factor * (centred @ turn) + origin, xi, regular)
 
     def _closest_scale(self, x: Tensor, to: Tensor, weights: Weights) -> Tensor:
         """The factor (*batch, 1, 1) that brings `x` closest to `to`, both centred."""

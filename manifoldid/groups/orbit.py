@@ -118,7 +118,7 @@ def closest_by_newton(group: GaugeGroup, x: Point, to: Point, weights: Weights =
     if zero.shape[-1] == 0:
         return Canonical(x, zero)
     objective = _Objective(group, to, weights, x)
-    steps = _newton_path(objective, detached(x), zero)
+    steps = _newton_path(_Objective(group, detached(to), weights, x), detached(x), zero)
     y = x
     for step in steps:
         y = moved(group, step, y)

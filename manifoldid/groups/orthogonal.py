@@ -54,7 +54,7 @@ class Orthogonal(GaugeGroup):
 
     def closest(self, x: Tensor, to: Tensor, weights: Weights = None) -> Canonical:
         turn, regular = procrustes(x, to, weights)
-        return Canonical(x @ turn * regular[..., None], frame_of(turn, regular), regular)
+        return Canonical(x @ turn, frame_of(turn, torch.ones_like(regular)), regular)
 
     def geometry(self, weights: Weights = None) -> "OrthogonalGeometry":
         return OrthogonalGeometry(self, weights)

@@ -48,7 +48,8 @@ class Phase(GaugeGroup):
         w = _weights(x, weights)
         product = x * to.conj() if w is None else x * to.conj() * w
         size = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * torch.linalg.vector_norm(to, dim=-1, keepdim=True)
-        return _turned(x, product.sum(-1, keepdim=True), torch.finfo(size.dtype).eps * size)
+        form = _turned(x, product.sum(-1, keepdim=True), torch.finfo(size.dtype).eps * size)
+        return Canonical(x * _unit(-form.xi), form.xi, form.regular)  # where all are closest, `x` itself
 
     def validate(self, x: Any, name: str = "point") -> Point:
         """See `GaugeGroup.validate`; also that the point is a complex tensor.
