@@ -80,8 +80,8 @@ class SphereGeometry(Geometry):
         """See `Geometry.exp`: (x - c) + cos(th) c + sinc(th) u, put back to the mean and size of `x` against rounding."""
         frame = self._frame(x)
         velocity = u / frame.size
-        angle = safe_root(self._average(frame.measure, velocity.square()))
-        turned = angle.cos() * frame.centre + torch.sinc(angle / torch.pi) * velocity
+        cosine, sinc = _cosine_and_sinc(self._average(frame.measure, velocity.square()))
+        turned = cosine * frame.centre + sinc * velocity
         return frame.mean + frame.size * self._frame(turned).centre
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
@@ -155,6 +155,15 @@ class SphereGeometry(Geometry):
 
 _SERIES_BELOW = 0.01  # where q = sin^2(th / 2) is smaller, series in q replace formulas that divide by it
 _SERIES = 10  # terms; the first one left out is below 1e-18
+
+
+def _cosine_and_sinc(square: Tensor) -> tuple[Tensor, Tensor]:
+    """cos(th) and sin(th) / th as functions of th^2: smooth at 0, where second-order methods differentiate `exp` twice."""
+    small = square < 1e-3
+    th = torch.where(small, torch.ones_like(square), square).sqrt()
+    cosine = 1 - square / 2 * (1 - square / 12 * (1 - square / 30 * (1 - square / 56 * (1 - square / 90))))
+    sinc = 1 - square / 6 * (1 - square / 20 * (1 - square / 42 * (1 - square / 72 * (1 - square / 110))))
+    return torch.where(small, cosine, th.cos()), torch.where(small, sinc, th.sin() / th)
 
 
 def _horner(q: Tensor, coefficients: list[float]) -> Tensor:
