@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from manifoldid.errors import NotConvergedError
+from manifoldid.errors import NotConvergedError, listed
 from manifoldid.groups.base import GaugeGroup, canonicalise
+from manifoldid.groups.geometry import Geometry
 from manifoldid.points import Point, Weights, flat_weights, flatten, map_blocks, unflatten
 
 _MOST_STEPS = 1000
@@ -25,7 +26,7 @@ def frechet_mean(group: GaugeGroup, points: Point, weights: Weights = None) -> P
         The mean (*event) on the canonical section.
 
     Raises:
-        NotConvergedError: The points are too far apart for the iteration to settle.
+        NotConvergedError: The points are too far apart for the iteration to settle, or some lie opposite to the others.
     """
     form, points = canonicalise(group, points, weights, "points")
     members = form.point
@@ -62,4 +63,25 @@ def frechet_mean(group: GaugeGroup, points: Point, weights: Weights = None) -> P
             f"the Frechet mean has not settled after {_MOST_STEPS} steps (last step {moved:.1e}): the members are too far apart "
             "to have a mean (they do not fit into half of the quotient space)"
         )
+    _refuse_opposite(geometry, mean, members)
     return map_blocks(lambda t: t[0], mean)
+
+
+def _refuse_opposite(geometry: Geometry, mean: Point, members: Point) -> None:
+    """At a point opposite to the mean no direction is the shortest, so it has not pulled at the mean.
+
+    Raises:
+        NotConvergedError: The logarithm of a member is shorter than its distance.
+    """
+    centre = map_blocks(lambda m, t: m.expand_as(t), mean, members)
+    try:
+        steps, distance = geometry.log(centre, members), geometry.dist(centre, members)
+    except NotImplementedError:
+        return
+    short = geometry.inner(centre, steps, steps).sqrt() < 0.999 * distance
+    opposite = (short & (distance > 1e-3)).nonzero()[:, 0].tolist()  # below, both are rounding
+    if opposite:
+        raise NotConvergedError(
+            f"the Frechet mean is not defined: points {listed(opposite)} lie opposite to the others, where all directions are "
+            "equally short; is their sign part of the gauge?"
+        )
