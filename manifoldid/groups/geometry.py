@@ -7,6 +7,7 @@ All methods are equivariant, take points (*batch, *event) or dicts of them in fl
 """
 
 import math
+import operator
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from manifoldid._linalg import pushforward
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.orbit import flatten_basis, moved
-from manifoldid.points import Point, Weights, flat_weights, flatten, map_blocks, unflatten
+from manifoldid.points import Point, Weights, blocks_of, concrete, flat_weights, flatten, map_blocks, unflatten
 
 
 class Geometry:
@@ -31,6 +32,7 @@ class Geometry:
     def __init__(self, group: GaugeGroup, weights: Weights = None):
         self.group = group
         self.weights = weights
+        self._recent: list[tuple[list[Tensor], list[int], Canonical]] = []
 
     # ------------------------------------------------------------------------------------------------ at one point
 
@@ -137,7 +139,20 @@ class Geometry:
     # ------------------------------------------------------------------------------------------------ private
 
     def _form(self, x: Point) -> Canonical:
-        return self.group.canonical(x, self.weights)
+        """The canonical representative of `x`; of the last two points without derivatives it is remembered.
+
+        One step of an optimiser asks for it seven times, and without a closed form each answer is a Newton iteration.
+        """
+        tensors = list(blocks_of(x).values())
+        if any(t.requires_grad or not concrete(t) or t.is_inference() for t in tensors):
+            return self.group.canonical(x, self.weights)
+        versions = [t._version for t in tensors]
+        for known, seen, form in self._recent:
+            if len(known) == len(tensors) and all(map(operator.is_, known, tensors)) and seen == versions:
+                return form
+        form = self.group.canonical(x, self.weights)
+        self._recent = [(tensors, versions, form), *self._recent[:1]]
+        return form
 
     def _pull(self, form: Canonical, x: Point, u: Point) -> Point:
         """`u` at `x`, carried to the canonical representative."""

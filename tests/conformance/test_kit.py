@@ -1,0 +1,141 @@
+import re
+
+import pytest
+import torch
+from cases import CASES, ON_TENSORS, AsinhShift, positive, randn
+
+import manifoldid as mid
+from manifoldid.points import map_blocks
+
+NOT_CLOSED = {"custom"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_group_passes(name):
+    group, sample = CASES[name].group, CASES[name].sample
+    report = mid.conformance.check_group(group, sample)
+    assert report.passed, str(report)
+    assert report.ran >= 8
+
+
+@pytest.mark.parametrize("batch", [(3,), (2, 3)])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("trivial", *NOT_CLOSED)])
+def test_every_group_passes_on_a_batch(name, batch):
+    group, sample = CASES[name].group, CASES[name].sample
+    factor = 1 + 0.2 * torch.rand(batch, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    points = map_blocks(lambda t: factor.reshape(*batch, *(1,) * t.ndim) * t + 0.05 * t.roll(1, -1), sample)
+    report = mid.conformance.check_group(group, points)
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if name not in ("trivial", *NOT_CLOSED) and CASES[name].weighted]
+)
+def test_every_group_passes_with_weights(name):
+    group, sample = CASES[name].group, CASES[name].sample
+    weights = map_blocks(lambda t: torch.linspace(0.5, 2.0, t.shape[0], dtype=torch.float64), sample)
+    report = mid.conformance.check_group(group, sample, weights=weights)
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", [name for name in ON_TENSORS if name not in NOT_CLOSED])
+def test_every_quotient_manifold_passes(name, weighted):
+    group, sample = CASES[name].group, CASES[name].sample
+    weights = torch.linspace(0.5, 2.0, sample.shape[0]) if weighted else None
+    report = mid.conformance.check_manifold(mid.QuotientManifold(group, weights), sample)
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_samples_of_any_batch_and_dtype_will_do(batch, dtype):
+    report = mid.conformance.check_manifold(mid.QuotientManifold(mid.Affine()), randn(*batch, 7, dtype=dtype))
+    assert report.passed, str(report)
+
+
+def test_a_group_that_gives_only_its_action_passes():
+    report = mid.conformance.check_group(AsinhShift(), randn(6))
+    assert report.passed, str(report)
+    assert report.ran >= 20
+
+
+def test_geoopts_own_manifolds_can_be_checked():
+    import geoopt
+
+    assert mid.conformance.check_manifold(geoopt.Euclidean(ndim=1), randn(7)).passed
+    sphere = mid.conformance.check_manifold(geoopt.Sphere(), torch.nn.functional.normalize(randn(7), dim=0))
+    # acos loses half of the digits at 0, and expmap divides 0 by 0 there (GEOMETRY, trap 9)
+    assert "distance_is_a_metric" in sphere.failures
+    assert "steps_of_zero_length_have_finite_derivatives" in sphere.failures
+    assert "metric_is_invariant" in sphere.skipped
+
+
+def test_the_report_counts_what_ran_and_says_why_not():
+    report = mid.conformance.check_group(mid.Translation(), randn(7))
+    assert bool(report)
+    assert report.ran + len(report.skipped) == len(report.outcomes)
+    assert report.skipped["declared_invariant_is_invariant"] == "no `invariant` was given"
+    assert re.match(r"Translation\(\): passed \(\d+ checks ran, 1 skipped\)", str(report))
+
+
+def test_the_report_of_a_failure_says_where_to_look():
+    class Wrong(mid.Translation):
+        def undo(self, xi, x):
+            return x
+
+    report = mid.conformance.check_group(Wrong(), randn(7))
+    assert not report
+    assert "FAILED undo_is_the_inverse: undo(xi, act(xi, x)) is not x: off by" in str(report)
+    assert "look at `undo`" in str(report)
+
+
+def test_declared_invariants_are_tested():
+    def gaps(x):
+        return x[..., 1:] - x[..., :-1]
+
+    assert mid.conformance.check_group(mid.Translation(), randn(7), invariant=gaps).passed
+    report = mid.conformance.check_group(mid.Affine(), randn(7), invariant=gaps)
+    assert "declared_invariant_is_invariant" in report.failures
+
+
+def test_exceptions_of_the_group_are_findings():
+    class Raises(mid.GaugeGroup):
+        dim = 1
+
+        def act(self, xi, x):
+            raise RuntimeError("out of cheese")
+
+    report = mid.conformance.check_group(Raises(), randn(5))
+    assert "RuntimeError: out of cheese" in report.failures["identity_does_nothing"]
+
+
+def test_a_sample_without_quotient_is_a_finding():
+    report = mid.conformance.check_group(mid.Affine(), torch.ones(5))
+    assert "constant" in report.failures["sample_has_a_representative"]
+
+
+@pytest.mark.parametrize("subject", [mid.Affine, torch.zeros(3), None])
+def test_what_is_no_group_or_manifold_is_refused(annotations_unchecked, subject):
+    with pytest.raises(TypeError, match="`group` must be a gauge group"):
+        mid.conformance.check_group(subject, randn(5))
+    with pytest.raises(TypeError, match="`manifold` must be a geoopt manifold"):
+        mid.conformance.check_manifold(subject, randn(5))
+
+
+def test_the_sample_is_not_written_to():
+    sample = positive(7)
+    before = sample.clone()
+    mid.conformance.check_group(mid.PositiveScaling(), sample)
+    assert torch.equal(sample, before)
+
+
+def test_checks_do_not_touch_the_global_generator():
+    state = torch.random.get_rng_state()
+    mid.conformance.check_group(mid.Scaling(), randn(7))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@mid.conformance.parametrize_with_checks([(mid.Scaling(), randn(7)), (mid.Product(), randn(7))])
+def test_checks_run_as_tests_of_their_own(check):
+    check()
