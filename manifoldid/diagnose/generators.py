@@ -5,7 +5,6 @@ candidates make |J X c| / |c| small for no reason, so what is small here is |J X
 values. Vertical fields form a module over functions; what counts is new modulo the pointwise span of simpler fields.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 
-from manifoldid.diagnose.fields import ClosedField, Field, FunctionField
+from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.libraries import Family
 from manifoldid.diagnose.nullspace import LocalNull, NullSpaces, local_null
 from manifoldid.diagnose.sparse import echelon_basis, readable, sparse_candidates
@@ -247,7 +246,9 @@ def close(search: Search, most: int | None = None) -> Algebra:
         if algebra.closed or missing is None or len(search.fields) >= limit:
             return algebra
         i, j = missing
-        search.fields.append(_bracket_field(search.fields[i], search.fields[j]))
+        if not all(isinstance(f, ClosedField) and f.is_affine for f in (search.fields[i], search.fields[j])):
+            return algebra
+        search.fields.append(_affine_bracket(search.fields[i], search.fields[j]))
         if not _independent(search):
             search.fields.pop()
             return algebra
@@ -282,13 +283,6 @@ def _structure(search: Search) -> tuple[Algebra, tuple[int, int] | None]:
             constants[i, j] = torch.where(c.abs() > 1e-9 * c.abs().max(), c / size, torch.zeros_like(c))
             constants[j, i] = -constants[i, j]
     return Algebra(constants, worst), missing
-
-
-def _bracket_field(first: Field, second: Field) -> Field:
-    if isinstance(first, ClosedField) and isinstance(second, ClosedField) and first.is_affine and second.is_affine:
-        return _affine_bracket(first, second)
-    bracket: Callable[[Tensor], Tensor] = lambda x: first.bracket(second, x)  # noqa: E731
-    return FunctionField(first.size, bracket, "bracket")
 
 
 def _affine_bracket(first: ClosedField, second: ClosedField) -> ClosedField:

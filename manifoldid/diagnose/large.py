@@ -5,6 +5,8 @@ products J'w of random w; what they do not explain is looked for by random proje
 fields c_i f(x_i) are read off these: c = nu(x) / f(x) must be the same vector at every point.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from manifoldid.diagnose.matrix_free import LargeNull, Linearised, diagonal_weig
 from manifoldid.diagnose.nullspace import LocalNull, scale_of
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.sparse import echelon_basis, readable
-from manifoldid.diagnose.strategy import structured_families
+from manifoldid.diagnose.strategy import block_families, layout_guesses
 
 _MOST_NUMBERS = 40_000_000  # of a dense table of candidate fields, 320 MB
 _MOST_DIRECTIONS = 64
@@ -36,7 +38,7 @@ class LargeNulls:
         """Draws two points and linearises the model there."""
         self.probe = probe
         points = [probe.draw() for _ in range(2)]
-        self.scale = scale_of(torch.stack(points))
+        self.scale = scale_of(torch.stack(points), probe.spans().values())
         self.models = [Linearised(probe, x, self.scale) for x in points]
         self.dim, self.certain, self.complete = 0, True, True
         self.kept, self.dropped = 1.0, 1e-11
@@ -56,7 +58,7 @@ def search_large(probe: Probe) -> tuple[Search, int]:
     """The fields of a large model, and the dimension of the null space at the caller's point."""
     nulls = LargeNulls(probe)
     search = Search(nulls, [])
-    structured = _structured(nulls)
+    structured = _structured(nulls, block_families(probe.like, probe.size))
     first = large_null(nulls.models[0], probe.generator, _span(structured, nulls.models[0]), _MOST_DIRECTIONS)
     nulls.dim, nulls.certain, nulls.complete = first.basis.shape[1], first.certain, first.complete
     if nulls.dim:
@@ -72,21 +74,24 @@ def _explain(search: Search, null: LargeNull, structured: list[Field]) -> None:
     """Closed forms for the null space: constants, then the structured ones, then pointwise functions."""
     nulls = search.nulls
     search.fields += _pointwise(null.basis, CONSTANT, nulls)
-    rank = search.rank()
-    for field in structured:
-        if rank < nulls.dim and search.rank((field,)) > rank:
-            search.fields.append(field)
-            rank += 1
+    rank = _take(search, structured, search.rank())
     points = torch.stack([m.x for m in nulls.models])
     for function in LIBRARY[1:]:
         if rank >= nulls.dim:
             return
-        if not function.defined(points):
-            continue
-        for field in _pointwise(null.basis, function, nulls):
-            if rank < nulls.dim and search.rank((field,)) > rank:
-                search.fields.append(field)
-                rank += 1
+        if function.defined(points):
+            rank = _take(search, _pointwise(null.basis, function, nulls), rank)
+    if rank < nulls.dim and nulls.probe.size * 100 <= _MOST_NUMBERS:
+        _take(search, _structured(nulls, layout_guesses(nulls.probe.like, nulls.probe.size)), rank)
+
+
+def _take(search: Search, fields: list[Field], rank: int) -> int:
+    """Adds those fields that raise the rank."""
+    for field in fields:
+        if rank < search.dim and search.rank((field,)) > rank:
+            search.fields.append(field)
+            rank += 1
+    return rank
 
 
 def _pointwise(basis: Tensor, function: ScalarFunction, nulls: LargeNulls) -> list[ClosedField]:
@@ -98,24 +103,26 @@ def _pointwise(basis: Tensor, function: ScalarFunction, nulls: LargeNulls) -> li
     length = candidates.norm(dim=0)
     if not bool(torch.isfinite(length).all()):
         return []
-    candidates = candidates / length
-    seen = torch.stack([second.push(v) for v in candidates.mT], dim=1)
+    # orthonormal as fields, so that nearly collinear candidates cannot cancel to nothing
+    u, s, vh = torch.linalg.svd(candidates / length, full_matrices=False)
+    keep = s > 1e-6 * s[0]
+    mix = vh[keep].mT / s[keep] / length[:, None]
+    seen = torch.stack([second.push(v) for v in u[:, keep].mT], dim=1)
     z = torch.randn(len(c), generator=nulls.probe.generator, dtype=torch.float64)
     top = float(second.push(z).norm() / z.norm())
-    gram = seen.mT @ seen / max(top, 1e-300) ** 2
-    values, vectors = torch.linalg.eigh(gram)
-    kept = vectors[:, values < 1e-14] / length[:, None]  # squares: a share of 1e-7 of a random vector
+    _, sigma, right = torch.linalg.svd(seen / max(top, 1e-300), full_matrices=False)
+    kept = mix @ right[sigma < 1e-7].mT
     if not kept.shape[1]:
         return []
     family = Pointwise(len(c), (function,))
     return [family.field(found) for found in _sparse_constants(c @ kept, nulls.scale)]
 
 
-def _structured(nulls: LargeNulls) -> list[Field]:
-    """Fields of the structured families that are vertical at both points, simplest first."""
+def _structured(nulls: LargeNulls, families: Iterable[Operators]) -> list[Field]:
+    """Fields of structured families that are vertical at both points: those of the family with most of them."""
     best: list[Field] = []
     n = nulls.probe.size
-    for family in structured_families(nulls.probe.like, n):
+    for family in families:
         if family.count * n <= _MOST_NUMBERS and family.count <= 1500:
             found = _vertical(family, nulls)
             best = found if len(found) > len(best) else best

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manifoldid.diagnose.nullspace import null_of
 from manifoldid.diagnose.probe import Probe
 
 _ITERATIONS = 2000
+_REFINEMENTS = 150
+_DENSE = 3000  # parameters up to which one dense decomposition is affordable
 _CONVERGED = 1e-11  # gradient of the normal equations, relative to its start
 _NULL = 1e-11  # |J u| / |u| of a null vector, relative to that of a random one: rounding
 _WEAK = 1e-8  # below this and above _NULL a direction is weak, or its iteration has not converged
@@ -52,7 +55,7 @@ class Linearised:
         return v.double()
 
 
-def project(model: Linearised, z: Tensor, weight: Tensor, enough: float = 0.0) -> tuple[Tensor, bool]:
+def project(model: Linearised, z: Tensor, weight: Tensor, enough: float = 0.0, most: int = _ITERATIONS) -> tuple[Tensor, bool]:
     """z minus the least-squares solution s of J s = J z, by conjugate gradients preconditioned with `weight` (n,).
 
     Args:
@@ -60,6 +63,7 @@ def project(model: Linearised, z: Tensor, weight: Tensor, enough: float = 0.0) -
         z: A vector (n,).
         weight: Positive weights (n,): inverse squares of the sizes of the columns of J.
         enough: Length below which the null part counts as nothing and the iteration may stop.
+        most: Number of iterations.
 
     Returns:
         The null part of z, and whether the iteration came to an end.
@@ -70,7 +74,7 @@ def project(model: Linearised, z: Tensor, weight: Tensor, enough: float = 0.0) -
     direction = weight * gradient
     energy = float(gradient @ direction)
     first = energy
-    for k in range(_ITERATIONS):
+    for k in range(most):
         if energy <= _CONVERGED**2 * first or energy == 0:
             return null, True
         if enough and k % 8 == 7 and float(null.norm()) < enough:
@@ -127,14 +131,16 @@ def large_null(
         z = torch.randn(n, generator=generator, dtype=torch.float64) * weight.sqrt()
         z = z - basis @ (basis.mT @ z)
         size, top = float(z.norm()), float(model.push(z).norm()) / float(z.norm())
-        null = z
-        for _ in range(3):  # iterative refinement: what is left of weak directions is what predictions still see
-            null, converged = project(model, null, weight, 0.5 * _CHANCE * size / n**0.5)
+        null, converged = project(model, z, weight, 0.5 * _CHANCE * size / n**0.5)
+        for _ in range(3):  # refinement: what is left of weak directions is what predictions still see
             null = null - basis @ (basis.mT @ null)
             leak = float(model.push(null).norm()) / max(float(null.norm()), 1e-300) / max(top, 1e-300)
             small = float(null.norm()) / size * n**0.5 < _CHANCE
             if leak < _NULL or small or not converged:
                 break
+            null, _ = project(model, null, weight, most=_REFINEMENTS)
+        if not converged and n <= _DENSE:
+            return _dense_null(model, generator)
         if small or leak > _WEAK:
             return LargeNull(basis, certain and converged and small, True)
         certain = certain and leak < _NULL
@@ -145,6 +151,20 @@ def large_null(
     return LargeNull(basis, certain, False)
 
 
+def _dense_null(model: Linearised, generator: torch.Generator) -> LargeNull:
+    """The null space by one decomposition, where iterations do not converge and the size allows it."""
+    wanted = 2 * model.size + 20
+    if model.outputs <= wanted:
+        rows = [model.pull(row) for row in torch.eye(model.outputs, dtype=torch.float64)]
+    else:
+        rows = [
+            model.pull(torch.randn(model.outputs, generator=generator, dtype=torch.float64) / model.outputs**0.5)
+            for _ in range(wanted)
+        ]
+    null = null_of(torch.stack(rows), model.x)
+    return LargeNull(null.null, null.dropped < 1e-2 * null.kept, True)
+
+
 def diagonal_weight(model: Linearised, generator: torch.Generator, count: int = 8) -> Tensor:
     """1 / diag(J'J) (n,), estimated by random signs and bounded: Jacobi's preconditioner."""
     total = torch.zeros(model.size, dtype=torch.float64)
@@ -152,5 +172,5 @@ def diagonal_weight(model: Linearised, generator: torch.Generator, count: int = 
         signs = torch.randint(0, 2, (model.outputs,), generator=generator).double() * 2 - 1
         total += model.pull(signs).square()
     size = total / count
-    floor = 1e-3 * size.mean()
+    floor = 1e-8 * size.mean()
     return (1 / size.clamp_min(floor)) if floor > 0 else torch.ones_like(size)

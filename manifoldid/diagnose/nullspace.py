@@ -1,5 +1,7 @@
 """The directions that predictions cannot see to first order: dense null spaces at random points."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -37,11 +39,17 @@ class LocalNull:
         return self.seen.shape[0]
 
 
-def scale_of(points: Tensor) -> Tensor:
-    """The unit of each coordinate (n,): the power of 8 next to its typical size, so that alike coordinates share one."""
+def scale_of(points: Tensor, spans: Iterable[tuple[int, int]]) -> Tensor:
+    """The unit of each coordinate (n,), a power of 8: that of its block, unless its size is another by a factor of 30."""
     size = points.abs().mean(0)
-    size = torch.where(size > 0, size, torch.ones_like(size))
-    return 8.0 ** torch.round(torch.log(size) / torch.log(torch.tensor(8.0, dtype=size.dtype)))
+    unit = torch.ones_like(size)
+    for start, stop in spans:
+        inside = size[start:stop]
+        positive = inside[inside > 0]
+        typical = positive.median() if len(positive) else torch.ones_like(size[0])
+        alike = (inside < 30 * typical) & (inside > typical / 30) | (inside == 0)
+        unit[start:stop] = torch.where(alike, typical, inside)
+    return 8.0 ** torch.round(torch.log(unit) / math.log(8.0))
 
 
 def local_null(probe: Probe, x: Tensor, scale: Tensor) -> LocalNull:
@@ -113,7 +121,7 @@ class NullSpaces:
         """Probes `first` random points and the caller's own."""
         self.probe = probe
         points = [probe.draw() for _ in range(first)]
-        self.scale = scale_of(torch.stack([*points, probe.point]))
+        self.scale = scale_of(torch.stack([*points, probe.point]), probe.spans().values())
         probes = [local_null(probe, x, self.scale) for x in points]
         self.local = local_null(probe, probe.point, self.scale)
         self.rank = max(p.rank for p in [*probes, self.local])

@@ -105,6 +105,12 @@ def _smallest(gram: Tensor, inner: Tensor, pairs: Tensor) -> Tensor:
 
 def structured_families(like: Point, n: int) -> Iterator[Operators]:
     """Maps of rows and columns: of the blocks of a dict, and of every matrix that a flat vector of length n may be."""
+    yield from block_families(like, n)
+    yield from layout_guesses(like, n)
+
+
+def block_families(like: Point, n: int) -> Iterator[Operators]:
+    """Constants, scalings, and maps of rows and columns of the blocks of a point."""
     blocks, members, start = blocks_of(like), [], 0
     axes = {size for t in blocks.values() if t.ndim > 1 for size in (t.shape[0], t.shape[-1])}
     for t in blocks.values():
@@ -113,16 +119,22 @@ def structured_families(like: Point, n: int) -> Iterator[Operators]:
         start += t.numel() * (2 if t.is_complex() else 1)
     if members and len(members) <= _MOST_CANDIDATES:
         yield Operators(n, tuple(members), "maps of rows and columns of the blocks")
+
+
+def layout_guesses(like: Point, n: int) -> Iterator[Operators]:
+    """Maps of rows of every matrix that a flat vector may be, of one matrix or of two one after the other."""
+    blocks = blocks_of(like)
+    if len(blocks) != 1 or next(iter(blocks.values())).ndim > 1:
+        return
     guess = n + n * n <= _MOST_CANDIDATES  # all linear maps come next
-    if len(blocks) == 1 and next(iter(blocks.values())).ndim <= 1:
-        for k in range(2, min(n // 2, 8) + 1):
-            if n % k == 0:
-                yield Operators(n, tuple(row_maps(n, n // k, k)), f"maps of rows of length {k}", guess)
-                if n % (2 * k) == 0 and not guess:
-                    halves = row_maps(n, n // 2 // k, k, 0, n) + row_maps(n, n // 2 // k, k, n // 2, n)
-                    yield Operators(n, tuple(halves), f"maps of rows of length {k} in either half")
-                if k != n // k and n // k <= 4 * _AXIS:
-                    yield Operators(n, tuple(row_maps(n, k, n // k, along="rows")), f"maps of {k} rows", guess)
+    for k in range(2, min(n // 2, 8) + 1):
+        if n % k == 0:
+            yield Operators(n, tuple(row_maps(n, n // k, k)), f"maps of rows of length {k}", guess)
+            if n % (2 * k) == 0 and not guess:
+                halves = row_maps(n, n // 2 // k, k, 0, n) + row_maps(n, n // 2 // k, k, n // 2, n)
+                yield Operators(n, tuple(halves), f"maps of rows of length {k} in either half")
+            if k != n // k and n // k <= 4 * _AXIS:
+                yield Operators(n, tuple(row_maps(n, k, n // k, along="rows")), f"maps of {k} rows", guess)
 
 
 def _block_maps(shape: tuple[int, ...], start: int, total: int, axes: set[int]) -> list[ClosedField]:
