@@ -107,7 +107,8 @@ def _demo(parsed: argparse.Namespace) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise CommandError(f"cannot write to --output {parsed.output}: {error.strerror or error}") from error
+        where = error.filename or "the output"  # the picture, or what is printed
+        raise CommandError(f"cannot write {where}: {error.strerror or error}") from error
 
 
 _COMMANDS = (_add_demo,)

@@ -51,16 +51,15 @@ def test_folder_that_cannot_be_written_is_one_line_before_any_work(tmp_path, cap
     assert str(tmp_path / "file" / "folder") in err
 
 
-def test_failure_to_save_is_one_line(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left", "demo.png"), OSError(28, "No space left")])
+def test_failure_to_write_is_one_line(error, tmp_path, capsys, monkeypatch):
     def full_disk(*_):
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(cli, "run_demo", full_disk)
     assert exit_status("demo", "--output", str(tmp_path)) == 1
-    assert (
-        capsys.readouterr().err
-        == f"manifoldid demo: error: cannot write to --output {tmp_path}: No space left on device\n"
-    )
+    where = error.filename or "the output"
+    assert capsys.readouterr().err == f"manifoldid demo: error: cannot write {where}: No space left\n"
 
 
 def test_interrupt_is_no_traceback(tmp_path, capsys, monkeypatch):

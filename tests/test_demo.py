@@ -141,6 +141,13 @@ def test_output_reads_without_colour(tmp_path, options, monkeypatch):
     assert max(map(len, text.splitlines())) < 200
 
 
+@pytest.mark.parametrize("width", [30, 80])
+def test_ascii_terminal_of_any_width_can_show_it(tmp_path, width):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    run_demo(2, 0, tmp_path, Console(file=stream, width=width))
+    stream.flush()
+
+
 def test_terminal_gets_a_progress_bar(tmp_path, monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     assert "travel modes" in printed(tmp_path, force_terminal=True)

@@ -39,10 +39,7 @@ def print_spread(outcome: Outcome, console: Console) -> None:
     naive, aligned = outcome.naive.std(0), outcome.ensemble.std()
     members, travellers = outcome.naive.shape[:2]
     console.print(f"\nUtilities of {travellers} held-out travellers, standard deviation over {members} networks:")
-    table = Table()
-    table.add_column("mode")
-    for name in ("as emitted", "aligned", "ratio"):
-        table.add_column(name, justify="right")
+    table = _table("mode", "as emitted", "aligned", "ratio")
     for k, mode in enumerate(MODES):
         table.add_row(mode, *_ratio(naive[:, k], aligned[:, k]))
     table.add_section()
@@ -106,10 +103,7 @@ def print_scale(fits: dict[str, Path], console: Console) -> None:
         console: Where to print.
     """
     console.print("Baseball 1987, P(i beats j) = sigmoid(slope (l_i - l_j)) with a free slope:")
-    table = Table()
-    table.add_column("fit")
-    for name in ("sd at start", "at end", "slope", "slope x sd", "-log L"):
-        table.add_column(name, justify="right")
+    table = _table("fit", "sd at start", "at end", "slope", "slope x sd", "-log L")
     for name, path in fits.items():
         start, end = path.spread[0], path.spread[-1]
         spread = f"{path.slope * end:.4f}"
@@ -120,3 +114,12 @@ def print_scale(fits: dict[str, Path], console: Console) -> None:
         f"The penalty has shrunk the unit of l by a factor of {factor:.0f}: there is no minimum.\n"
         "The likelihood does not notice. On the section the unit stays, from any start.\n"
     )
+
+
+def _table(first: str, *numbers: str) -> Table:
+    """A table of labels and numbers; what is too long is folded: the default, an ellipsis, is not ASCII."""
+    table = Table()
+    table.add_column(first, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
