@@ -7,9 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldid._linalg import widened
 from manifoldid.groups._euclidean import EuclideanGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
-from manifoldid.points import Point, Weights, blocks_of, concrete, event_numel, first, flat_weights, flatten, unflatten
+from manifoldid.points import (
+    Point,
+    Weights,
+    blocks_of,
+    cast_like,
+    concrete,
+    event_numel,
+    first,
+    flat_weights,
+    flatten,
+    unflatten,
+)
 
 Direction = Mapping[str, Tensor | float | int]
 
@@ -125,25 +137,29 @@ class Shift(GaugeGroup):
         return self.act(-xi, x)
 
     def canonical(self, x: Point, weights: Weights = None) -> Canonical:
-        return self._nearest(x, flatten(x, self.batch_ndim(x)), weights)
+        return self._nearest(x, flatten(widened(x), self.batch_ndim(x)), weights)
 
     def closest(self, x: Point, to: Point, weights: Weights = None) -> Canonical:
         ndim = self.batch_ndim(x)
-        return self._nearest(x, flatten(x, ndim) - flatten(to, ndim), weights)
+        return self._nearest(x, flatten(widened(x), ndim) - flatten(widened(to), ndim), weights)
 
     def _nearest(self, x: Point, difference: Tensor, weights: Weights) -> Canonical:
-        """Moves `x` so that `difference` gets its least weighted norm; two passes, for float32."""
-        ndim, rows = self.batch_ndim(x), self._matrix(x)
-        w = flat_weights(weights, x, ndim)
+        """Moves `x` so that `difference` gets its least weighted norm.
+
+        In float64 where the device has it, and in two passes for devices that do not: far from the section, the small
+        representative is the difference of two large float32 numbers.
+        """
+        ndim, wide = self.batch_ndim(x), widened(x)
+        rows, vector, w = self._matrix(wide), flatten(wide, ndim), flat_weights(weights, wide, ndim)
         scaled = rows if w is None else rows * w.sqrt()
         self._check_rank(scaled, "directions" if w is None else "weights")
         q, r = torch.linalg.qr(scaled.mT)
         xi = difference.new_zeros(*difference.shape[:-1], rows.shape[0])
         for _ in range(2):
-            rest = difference - xi @ rows
-            rest = rest if w is None else rest * w.sqrt()
-            xi = xi + torch.linalg.solve_triangular(r, (rest @ q)[..., None], upper=True)[..., 0]
-        return Canonical(unflatten(flatten(x, ndim) - xi @ rows, x, ndim), xi)
+            rest = difference if w is None else difference * w.sqrt()
+            step = torch.linalg.solve_triangular(r, (rest @ q)[..., None], upper=True)[..., 0]
+            xi, difference, vector = xi + step, difference - step @ rows, vector - step @ rows
+        return Canonical(cast_like(unflatten(vector, wide, ndim), x), xi.to(flatten(x, ndim).dtype))
 
     def _check_rank(self, rows: Tensor, culprit: str) -> None:
         if concrete(rows) and int(torch.linalg.matrix_rank(rows.double())) < rows.shape[0]:

@@ -222,6 +222,21 @@ def test_float32_sections_have_float32_accuracy(name, mean, spread):
     assert (y - exact).abs().max() <= 8 * torch.finfo(torch.float32).eps * scale
 
 
+@pytest.mark.parametrize(("mean", "spread"), [(1e3, 1.0), (1.0, 1e-4)])
+@pytest.mark.parametrize("name", [name for name in CASES if "shift" in name])
+def test_float32_points_far_from_the_section_of_a_shift_keep_float32_accuracy(name, mean, spread):
+    case = CASES[name]
+    x = case.group.act(mean * case.move(case.point(5)), map_blocks(lambda t: spread * t, case.point(5)))
+    x = map_blocks(Tensor.float, x)
+    for weights in (None, case.weights):
+        section = mid.Section(case.group, weights)
+        exact, y = section(map_blocks(Tensor.double, x)), section(x)
+        scale = max(float(t.abs().max()) for t in blocks_of(exact).values())
+        assert all(t.dtype == torch.float32 for t in blocks_of(y).values())
+        for name, t in blocks_of(y).items():
+            assert (t - blocks_of(exact)[name]).abs().max() <= 8 * torch.finfo(torch.float32).eps * scale
+
+
 @pytest.mark.parametrize("size", [1e3, 1e-4, 1e30])
 @pytest.mark.parametrize("name", ["positive scaling", "positive scaling per block"])
 def test_float32_positive_sections_have_the_accuracy_of_their_logarithms(name, size):
@@ -377,6 +392,21 @@ def test_degenerate_points_are_named_by_batch_index(group, bad, reason, dtype):
         mid.Section(group)(x[:, 3].flip(0).repeat_interleave(2, 0)[[2, 2, 2, 0]])
     with pytest.raises(ValueError, match=rf"`point` (is|has) .*{reason}"):
         mid.Section(group)(bad.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_spread_of_rounding_is_no_unit(dtype):
+    """A constant that went through a computation: one entry in a hundred is off by one unit in the last place."""
+    for value in (0.1, 1e3 + 0.1, 1e-30):
+        x = torch.full((100,), value, dtype=dtype)
+        weights = (1 + torch.arange(100)).double()
+        for w in (None, weights):
+            for y in (x, torch.cat([x[:99], torch.nextafter(x[99:], x[99:] * 2)])):
+                with pytest.raises(mid.DegeneratePointError, match="constant up to rounding"):
+                    mid.Section(mid.Affine(), w)(y)
+    many = torch.full((100,), 0.1, dtype=dtype)
+    many[::2] = torch.nextafter(many[::2], many[::2] * 8) * (1 + 8 * torch.finfo(dtype).eps)
+    assert torch.isfinite(mid.Section(mid.Affine())(many)).all()
 
 
 @pytest.mark.parametrize(
