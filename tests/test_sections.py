@@ -212,6 +212,14 @@ def test_reference_takes_one_item_per_block_in_any_order():
     close(y, x - x[torch.tensor([0, 3, 0, 3, 0, 5, 5])])
 
 
+def test_reference_takes_blocks_of_one_call():
+    x = random(3, 7)
+    wanted = mid.Reference(mid.Translation(blocks=LABELS), [0, 1, 5])
+    section = mid.Reference(mid.Translation(), [0, 1, 5])
+    close(section(x, blocks=LABELS), wanted(x), atol=0)
+    close(section.frame(x, blocks=LABELS), wanted.frame(x), atol=0)
+
+
 def test_reference_of_shifts_of_dicts_names_blocks():
     x = {"theta": random(2, 4), "beta": random(2, 3, seed=1)}
     group = mid.Shift({"theta": 1, "beta": 1})
