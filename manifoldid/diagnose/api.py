@@ -25,16 +25,16 @@ from manifoldid.diagnose.practical import directions_at, weak_ones
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.ratios import add_ratio
 from manifoldid.diagnose.strategy import search_closed_forms
-from manifoldid.points import Point, blocks_of
+from manifoldid.points import blocks_of
 
 _LARGE = 600  # parameters beyond which derivatives are never matrices
 _MOVES = 1e-6  # relative change under a finite move that shows that a null direction is no gauge
 
 
 def diagnose(
-    predict: Callable[[Point], Any],
-    point: Point | None = None,
-    sample: Callable[[], Point] | None = None,
+    predict: Any,
+    point: Any = None,
+    sample: Callable[[], Any] | None = None,
     *,
     inputs: Any = None,
     likelihood: Callable[[Any], Any] | None = None,
@@ -67,7 +67,9 @@ def diagnose(
     """
     if isinstance(predict, torch.nn.Module):
         if inputs is None or point is not None or sample is not None:
-            raise TypeError("`inputs` must be given for a network, instead of `point` and `sample`: diagnose(module, inputs=x)")
+            raise TypeError(
+                "`inputs` must be given for a network, instead of `point` and `sample`: diagnose(module, inputs=x)"
+            )
         return diagnose_network(diagnose, predict, inputs, likelihood, generator)
     if inputs is not None or likelihood is not None:
         raise TypeError("`inputs` and `likelihood` go with a network; for a function pass `point`")
@@ -194,9 +196,13 @@ def _warnings(probe: Probe, found: _Found, d: Diagnosis, lost: list[str], closed
             "and more informative inputs"
         )
     if d.dim and not all(g.closed_form for g in d.generators):
-        notes.append("some directions have no closed form in the library of candidates: d.generators hands them over unnamed")
+        notes.append(
+            "some directions have no closed form in the library of candidates: d.generators hands them over unnamed"
+        )
     elif d.dim and not closed:
-        notes.append("the fields do not close under the bracket with constant coefficients: there are orbits but no group")
+        notes.append(
+            "the fields do not close under the bracket with constant coefficients: there are orbits but no group"
+        )
     if any(not g.complete for g in d.generators):
         notes.append("a flow leaves the domain in finite time: the gauge is local, use a constraint or a chart")
     return tuple(notes)

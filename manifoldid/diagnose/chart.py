@@ -80,7 +80,9 @@ class TabulatedField(Field):
         if self.closed_form:
             return self.signs.to(x) * self.xi(torch.where(moving, x, torch.full_like(x, self.low)))
         outside = moving & ((x < self.low) | (x > self.high))
-        velocity = self.signs.to(x) * self.xi(torch.where(moving, x, torch.full_like(x, self.low)).clamp(self.low, self.high))
+        velocity = self.signs.to(x) * self.xi(
+            torch.where(moving, x, torch.full_like(x, self.low)).clamp(self.low, self.high)
+        )
         if not bool(outside.any()):
             return velocity
         if x.ndim > 1:

@@ -78,7 +78,9 @@ def name_algebra(constants: Tensor, compact: Tensor | None = None, overlap: "Ove
     abelian, rest = _split_abelian(algebra)
     ideals = _ideals(algebra.restricted(rest)) if len(rest) else []
     names = _merge_rotations([(_name_ideal(ideal), ideal) for ideal in ideals], overlap)
-    circles = 0 if compact is None or not len(compact) or not len(abelian) else _circles(algebra, abelian, rest, compact)
+    circles = (
+        0 if compact is None or not len(compact) or not len(abelian) else _circles(algebra, abelian, rest, compact)
+    )
     return _sum_of(names, len(abelian) - circles, circles)
 
 
@@ -111,10 +113,21 @@ def _sum_of(names: list[str], lines: int, circles: int) -> str:
 def _dim_of(name: str) -> int:
     total = 0
     for part in name.split(" x| "):
-        inside = part[part.find("(") + 1 : part.find(")")] if "(" in part else part.removeprefix("R").removeprefix("^") or "1"
+        inside = (
+            part[part.find("(") + 1 : part.find(")")]
+            if "(" in part
+            else part.removeprefix("R").removeprefix("^") or "1"
+        )
         k = int(inside.removeprefix("dim=") or 1)
         kind = part.split("(")[0]
-        dims = {"gl": k * k, "sl": k * k - 1, "so": k * (k - 1) // 2, "e": k * (k + 1) // 2, "sim": k * (k + 1) // 2 + 1, "aff": 2}
+        dims = {
+            "gl": k * k,
+            "sl": k * k - 1,
+            "so": k * (k - 1) // 2,
+            "e": k * (k + 1) // 2,
+            "sim": k * (k + 1) // 2 + 1,
+            "aff": 2,
+        }
         total += dims.get(kind, k)
     return total
 
@@ -147,7 +160,7 @@ def _ideals(algebra: LieAlgebra) -> list[LieAlgebra]:
         return [algebra]
     weights = torch.cos(torch.arange(1, len(centroid) + 1, dtype=torch.float64) ** 2)
     generic = (weights[:, None] * centroid).sum(0).reshape(g, g).mT  # column-major
-    values, vectors = torch.linalg.eig(generic)
+    values, _ = torch.linalg.eig(generic)
     ideals, left = [], list(range(g))
     while left:
         lead = values[left[0]]
@@ -266,12 +279,14 @@ def rotations_of(matrices: list[Tensor]) -> Tensor:
         return torch.zeros(0, 0, dtype=torch.float64)
     weights = torch.cos(torch.arange(1, g + 1, dtype=torch.float64) ** 2)
     generic = sum(w * a for w, a in zip(weights, matrices, strict=True))
-    values, vectors = torch.linalg.eig(generic)
+    _, vectors = torch.linalg.eig(generic)
     if float(torch.linalg.cond(vectors)) > 1e8:
         return _each_rotation(matrices)
     inverse = torch.linalg.inv(vectors)
     diagonals = torch.stack([(inverse @ a.to(vectors.dtype) @ vectors).diagonal() for a in matrices])  # (g, n)
-    growth = torch.where(diagonals.real.abs() > 1e-8 * diagonals.abs().max(), diagonals.real, torch.zeros_like(diagonals.real))
+    growth = torch.where(
+        diagonals.real.abs() > 1e-8 * diagonals.abs().max(), diagonals.real, torch.zeros_like(diagonals.real)
+    )
     still = _kernel(growth.mT)
     turning = still @ diagonals.imag
     _, s, _ = torch.linalg.svd(turning) if len(still) else (None, torch.zeros(0), None)

@@ -11,7 +11,9 @@ def compact_combinations(fields: list[Field]) -> Tensor:
     """Rows (k, g): combinations of commuting affine fields whose flows are rotations."""
     g = len(fields)
     turning = [
-        k for k, f in enumerate(fields) if isinstance(f, ClosedField) and f.is_affine and len(f.rows) and not f.is_diagonal
+        k
+        for k, f in enumerate(fields)
+        if isinstance(f, ClosedField) and f.is_affine and len(f.rows) and not f.is_diagonal
     ]
     if not turning:
         return torch.zeros(0, g, dtype=torch.float64)
@@ -34,8 +36,10 @@ def compact_combinations(fields: list[Field]) -> Tensor:
 
 def _lone(matrices: list[Tensor], k: int) -> Tensor:
     rows = rotations_of([matrices[k]])
-    return rows @ torch.eye(len(matrices), dtype=torch.float64)[k : k + 1] if len(rows) else torch.zeros(
-        0, len(matrices), dtype=torch.float64
+    return (
+        rows @ torch.eye(len(matrices), dtype=torch.float64)[k : k + 1]
+        if len(rows)
+        else torch.zeros(0, len(matrices), dtype=torch.float64)
     )
 
 

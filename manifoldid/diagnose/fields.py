@@ -230,5 +230,5 @@ def combined(fields: Iterable[ClosedField], weights: Iterable[float]) -> ClosedF
 
 def snapped(value: float) -> float:
     """`value`, or the simple fraction that it is up to rounding."""
-    fraction = Fraction(value).limit_denominator(12)
-    return float(fraction) if abs(float(fraction) - value) <= 1e-7 * max(1.0, abs(value)) else value
+    fraction = float(Fraction(value).limit_denominator(12))
+    return fraction if abs(fraction - value) <= 1e-7 * abs(value) else value

@@ -68,6 +68,7 @@ class _Finder:
         error = self.error(move)
         if not error <= _SAME or self._known(move):
             return False
+
         def on_points(x: Point) -> Point:
             return unflatten(move(flatten(x)), x)
 
@@ -189,7 +190,9 @@ def find_discrete(
     positive = (drawn > 0).all(0) if probe.sampled else torch.zeros(probe.size, dtype=torch.bool)
     finder = _Finder(probe, fields, points[:2], labels, positive)
     units = _units(probe, points[0])
-    for name, text, move in itertools.chain(_signs(probe, units, labels), _exchanges(probe, units, labels), _elementwise(probe)):
+    for name, text, move in itertools.chain(
+        _signs(probe, units, labels), _exchanges(probe, units, labels), _elementwise(probe)
+    ):
         finder.offer(name, text, move)
     if solve and not fields and probe.size <= 5:
         _second_solutions(finder)
@@ -219,7 +222,9 @@ def _units(probe: Probe, x: Tensor) -> list[list[int]]:
     size = jacobian.norm()
     classes: list[list[int]] = []
     for i in range(probe.size):
-        home = next((c for c in classes if float((jacobian[:, i] - jacobian[:, c[0]]).norm()) <= 1e-10 * float(size)), None)
+        home = next(
+            (c for c in classes if float((jacobian[:, i] - jacobian[:, c[0]]).norm()) <= 1e-10 * float(size)), None
+        )
         if home is None or probe_block(probe, i) != probe_block(probe, home[0]):
             classes.append([i])
         else:
@@ -345,7 +350,9 @@ def _second_solutions(finder: _Finder) -> None:
         if affine is not None and finder.offer(*affine):
             continue
         before, after = (", ".join(f"{float(v):.4g}" for v in p) for p in (x, y))
-        finder.offer("second solution", f"not an exchange: ({before}) -> ({after})", _solver(probe, starts, finder.allows))
+        finder.offer(
+            "second solution", f"not an exchange: ({before}) -> ({after})", _solver(probe, starts, finder.allows)
+        )
 
 
 def _mutated(probe: Probe, x: Tensor) -> Tensor:
@@ -379,7 +386,9 @@ def solutions(probe: Probe, x: Tensor, starts: list[Tensor], allowed: Callable[[
 
     found: list[Tensor] = []
     for start in starts:
-        fit = scipy.optimize.least_squares(residual, start.numpy(), jac=slope, max_nfev=30, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+        fit = scipy.optimize.least_squares(
+            residual, start.numpy(), jac=slope, max_nfev=30, xtol=1e-15, ftol=1e-15, gtol=1e-15
+        )
         y = torch.from_numpy(fit.x)
         if np.abs(fit.fun).max() < 1e-10 and allowed(x, y) and not any(_alike(y, k) for k in found):
             found.append(y)
@@ -405,7 +414,7 @@ def _solver(probe: Probe, starts: list[Tensor], allowed: Callable[[Tensor, Tenso
 def _affine_exchange(finder: _Finder, x: Tensor, y: Tensor) -> tuple[str, str, Move] | None:
     """y as an exchange of x in which some coordinates become 1 - x or -x."""
     index, factors, shifts, words = [], [], [], []
-    for i, value in enumerate(y.tolist()):
+    for value in y.tolist():
         for j, other in enumerate(x.tolist()):
             name = finder.labels.name(j)
             options = ((1.0, 0.0, name), (-1.0, 1.0, f"1 - {name}"), (-1.0, 0.0, f"-{name}"))
@@ -415,5 +424,9 @@ def _affine_exchange(finder: _Finder, x: Tensor, y: Tensor) -> tuple[str, str, M
                 break
         else:
             return None
-    place, f, s = torch.tensor(index), torch.tensor(factors, dtype=torch.float64), torch.tensor(shifts, dtype=torch.float64)
+    place, f, s = (
+        torch.tensor(index),
+        torch.tensor(factors, dtype=torch.float64),
+        torch.tensor(shifts, dtype=torch.float64),
+    )
     return "exchange", f"x -> ({', '.join(words)})", lambda v: v[..., place] * f.to(v) + s.to(v)

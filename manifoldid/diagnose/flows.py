@@ -5,11 +5,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_STAGES = (2, 4, 6, 8, 10, 12)  # steps of the modified midpoint rule before extrapolation in 1/steps^2 (Gragg, Bulirsch, Stoer)
+_STAGES = (
+    2,
+    4,
+    6,
+    8,
+    10,
+    12,
+)  # steps of the modified midpoint rule before extrapolation in 1/steps^2 (Gragg, Bulirsch, Stoer)
 _TERMS = 24  # of the exponential series at norm <= 1: 1/24! is below rounding
 
 
-def exponential_action(apply: Callable[[Tensor], Tensor], shift: Tensor | None, x: Tensor, t: Tensor, bound: float) -> Tensor:
+def exponential_action(
+    apply: Callable[[Tensor], Tensor], shift: Tensor | None, x: Tensor, t: Tensor, bound: float
+) -> Tensor:
     """x(t) of dx/dt = B x + b by Taylor series in steps; B is given by its action `apply`, `bound` bounds its norm."""
     size = float(t.detach().abs().max()) * bound
     steps = max(1, int(size + 0.999))
@@ -24,7 +33,9 @@ def exponential_action(apply: Callable[[Tensor], Tensor], shift: Tensor | None, 
     return x
 
 
-def integrate(field: Callable[[Tensor], Tensor], x: Tensor, t: Tensor, tolerance: float = 1e-12, most: int = 400) -> Tensor:
+def integrate(
+    field: Callable[[Tensor], Tensor], x: Tensor, t: Tensor, tolerance: float = 1e-12, most: int = 400
+) -> Tensor:
     """x(t) of dx/dt = field(x), to a relative tolerance; nan where the solution does not exist that long.
 
     Args:

@@ -27,7 +27,11 @@ class Labels:
         """The coordinate as code: x[3], theta[2], W[0, 1]."""
         block = self.block_of(index)
         inside = index - self.spans[block][0]
-        place = [int(i) for i in torch.unravel_index(torch.tensor(inside), self.shapes[block])] if self.shapes[block] else []
+        place = (
+            [int(i) for i in torch.unravel_index(torch.tensor(inside), self.shapes[block])]
+            if self.shapes[block]
+            else []
+        )
         return f"{block or 'x'}[{', '.join(map(str, place))}]" if place else block or "x"
 
     def listed(self, indices: list[int]) -> str:
@@ -50,7 +54,13 @@ class Labels:
                     return f"{label}[{chosen}]" if whole_rows else f"{label}[:, {chosen}]"
         step = inside[1] - inside[0]
         last = inside[-1] + step > stop - start - 1
-        if len(shape) < 2 and len(inside) > 2 and step > 1 and last and inside == list(range(inside[0], inside[-1] + 1, step)):
+        if (
+            len(shape) < 2
+            and len(inside) > 2
+            and step > 1
+            and last
+            and inside == list(range(inside[0], inside[-1] + 1, step))
+        ):
             return f"{label}[{inside[0]}::{step}]"
         if inside == list(range(inside[0], inside[-1] + 1)):
             flat = f"{label}.flatten()" if len(self.shapes[block]) > 1 else label
@@ -131,7 +141,8 @@ def _block_rows(pattern: list[tuple], name: str, shape: tuple[int, ...]) -> str 
 def _row_text(name: str, k: int, rows: int, matrix: bool, first: int, count: int, pattern: tuple) -> str:
     variables = [f"{name[0] if name[0].isalpha() else 'w'}{i}" for i in range(k)]
     moves = [
-        expression_of([(c, "1" if d is None else variables[i + d]) for d, c in terms]) for i, terms in enumerate(pattern)
+        expression_of([(c, "1" if d is None else variables[i + d]) for d, c in terms])
+        for i, terms in enumerate(pattern)
     ]
     which = name if matrix else f"{name}.reshape(-1, {k})"
     which += "" if count == rows else f"[{first}]" if count == 1 else f"[{first}:{first + count}]"

@@ -40,7 +40,12 @@ def _power_flow(x: Tensor, t: Tensor) -> Tensor:
     return torch.sign(x) * torch.exp(torch.exp(t) * torch.log(x.abs()))
 
 
-def _through(chart: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor], low: float = -math.inf, high: float = math.inf):
+def _through(
+    chart: Callable[[Tensor], Tensor],
+    inverse: Callable[[Tensor], Tensor],
+    low: float = -math.inf,
+    high: float = math.inf,
+):
     """The flow that is a translation in `chart`, whose values lie between `low` and `high`."""
 
     def flow(x: Tensor, t: Tensor) -> Tensor:
@@ -141,8 +146,17 @@ LIBRARY: tuple[ScalarFunction, ...] = (
         5,
         _unit,
     ),
-    _F("cosh(x)", torch.cosh, _through(
-        lambda x: 2 * torch.atan(torch.tanh(x / 2)), lambda y: 2 * torch.atanh(torch.tan(y / 2)), -math.pi / 2, math.pi / 2), 5),
+    _F(
+        "cosh(x)",
+        torch.cosh,
+        _through(
+            lambda x: 2 * torch.atan(torch.tanh(x / 2)),
+            lambda y: 2 * torch.atanh(torch.tan(y / 2)),
+            -math.pi / 2,
+            math.pi / 2,
+        ),
+        5,
+    ),
     _F("1/cosh(x)", lambda x: 1 / torch.cosh(x), _through(torch.sinh, torch.asinh), 5),
     _F("cosh(x)^2", lambda x: torch.cosh(x).square(), _through(torch.tanh, torch.atanh, -1.0, 1.0), 5),
     _F(
@@ -151,22 +165,61 @@ LIBRARY: tuple[ScalarFunction, ...] = (
         lambda x, t: torch.atan(torch.tan(x) + t) + math.pi * torch.round(x / math.pi),
         5,
     ),
-    _F("cosh(x/2)^2", lambda x: torch.cosh(x / 2).square(), _through(
-        lambda x: 4 * torch.sigmoid(x), lambda y: torch.logit(y / 4), 0.0, 4.0), 5),
-    _F("1 + exp(-x)", lambda x: 1 + torch.exp(-x), _through(
-        torch.nn.functional.softplus, lambda y: y + torch.log(-torch.expm1(-y)), low=0.0), 5),
-    _F("1 + exp(x)", lambda x: 1 + torch.exp(x), _through(
-        lambda x: -torch.nn.functional.softplus(-x), lambda y: y - torch.log(-torch.expm1(y)), high=0.0), 5),
+    _F(
+        "cosh(x/2)^2",
+        lambda x: torch.cosh(x / 2).square(),
+        _through(lambda x: 4 * torch.sigmoid(x), lambda y: torch.logit(y / 4), 0.0, 4.0),
+        5,
+    ),
+    _F(
+        "1 + exp(-x)",
+        lambda x: 1 + torch.exp(-x),
+        _through(torch.nn.functional.softplus, lambda y: y + torch.log(-torch.expm1(-y)), low=0.0),
+        5,
+    ),
+    _F(
+        "1 + exp(x)",
+        lambda x: 1 + torch.exp(x),
+        _through(lambda x: -torch.nn.functional.softplus(-x), lambda y: y - torch.log(-torch.expm1(y)), high=0.0),
+        5,
+    ),
     _F("log(x)", torch.log, None, 5, _positive),
-    _F("x sqrt(x)", lambda x: x * x.sqrt(), _through(lambda x: -2 / x.sqrt(), lambda y: 4 / y.square(), high=0.0), 5, _positive),
-    _F("1/sqrt(x)", lambda x: x.rsqrt(), _through(
-        lambda x: x * x.sqrt() / 1.5, lambda y: (1.5 * y).pow(2 / 3), low=0.0), 5, _positive),
-    _F("(1 - x) log(1 - x)", lambda x: (1 - x) * torch.log1p(-x), _through(
-        lambda x: -torch.log(-torch.log1p(-x)), lambda y: -torch.expm1(-torch.exp(-y))), 5, _unit),
-    _F("exp(x^2/2)", lambda x: torch.exp(x.square() / 2), _through(
-        lambda x: _ROOT2PI * torch.special.ndtr(x), lambda y: torch.special.ndtri(y / _ROOT2PI), 0.0, _ROOT2PI), 6),
+    _F(
+        "x sqrt(x)",
+        lambda x: x * x.sqrt(),
+        _through(lambda x: -2 / x.sqrt(), lambda y: 4 / y.square(), high=0.0),
+        5,
+        _positive,
+    ),
+    _F(
+        "1/sqrt(x)",
+        lambda x: x.rsqrt(),
+        _through(lambda x: x * x.sqrt() / 1.5, lambda y: (1.5 * y).pow(2 / 3), low=0.0),
+        5,
+        _positive,
+    ),
+    _F(
+        "(1 - x) log(1 - x)",
+        lambda x: (1 - x) * torch.log1p(-x),
+        _through(lambda x: -torch.log(-torch.log1p(-x)), lambda y: -torch.expm1(-torch.exp(-y))),
+        5,
+        _unit,
+    ),
+    _F(
+        "exp(x^2/2)",
+        lambda x: torch.exp(x.square() / 2),
+        _through(
+            lambda x: _ROOT2PI * torch.special.ndtr(x), lambda y: torch.special.ndtri(y / _ROOT2PI), 0.0, _ROOT2PI
+        ),
+        6,
+    ),
     _F("exp(-x^2)", lambda x: torch.exp(-x.square()), None, 6),
-    _F("normal_density(normal_quantile(x))", _normal_density_of_quantile, _through(
-        torch.special.ndtri, torch.special.ndtr), 6, _unit),
+    _F(
+        "normal_density(normal_quantile(x))",
+        _normal_density_of_quantile,
+        _through(torch.special.ndtri, torch.special.ndtr),
+        6,
+        _unit,
+    ),
 )
 BY_NAME = {f.name: f for f in LIBRARY}

@@ -167,9 +167,13 @@ def _vertical_space(
     stacked: Tensor, values: list[Tensor], points: list[LocalNull], used: Tensor, size: Tensor
 ) -> Tensor | None:
     """Coefficients (m, D) of vertical combinations of candidates of unit size, orthonormal as fields."""
-    _, s, vh = torch.linalg.svd(stacked, full_matrices=False) if stacked.shape[0] < 3 * stacked.shape[1] else (
-        None,
-        *_svd_of_triangle(stacked),
+    _, s, vh = (
+        torch.linalg.svd(stacked, full_matrices=False)
+        if stacked.shape[0] < 3 * stacked.shape[1]
+        else (
+            None,
+            *_svd_of_triangle(stacked),
+        )
     )
     keep = s > _COLLINEAR * s[0]
     whiten = vh[keep].mT / s[keep]
@@ -258,7 +262,9 @@ def _independent(search: Search) -> bool:
     """Whether no constant combination of the fields vanishes."""
     count = len(search.fields)
     points = search.nulls.regular(-(-count // search.nulls.probe.size) + 4)
-    stacked = torch.cat([torch.stack([f(p.x) for f in search.fields], dim=1) / search.nulls.scale[:, None] for p in points])
+    stacked = torch.cat(
+        [torch.stack([f(p.x) for f in search.fields], dim=1) / search.nulls.scale[:, None] for p in points]
+    )
     return _rank(stacked / stacked.norm(dim=0).clamp_min(1e-300)) == count
 
 

@@ -196,6 +196,8 @@ def _projection(nulls: LargeNulls) -> Field:
         return (nulls.scale * null).to(x)
 
     return FunctionField(
-        nulls.probe.size, velocity, "no closed form: a random direction, projected on the null space at each point", False
+        nulls.probe.size,
+        velocity,
+        "no closed form: a random direction, projected on the null space at each point",
+        False,
     )
-

@@ -129,7 +129,9 @@ class Operators(Family):
         return combined(self.members, coefficients.tolist())
 
 
-def row_maps(size: int, rows: int, columns: int, start: int = 0, total: int | None = None, along: str = "columns") -> list[ClosedField]:
+def row_maps(
+    size: int, rows: int, columns: int, start: int = 0, total: int | None = None, along: str = "columns"
+) -> list[ClosedField]:
     """Fields X -> X E_ab and X -> 1 e_a' of the matrix X (rows, columns) that lies in the flat vector from `start` on.
 
     With `along="rows"` the roles are exchanged: X -> E_ab X and X -> e_a 1'.
@@ -173,7 +175,9 @@ class Polynomials(Family):
 
     def evaluate(self, x: Tensor) -> Tensor:
         features = torch.cat([x, torch.log(x.abs())]) if self.logs else x
-        values = torch.stack([features[list(chosen)].prod() if chosen else x.new_ones(()) for chosen in self._exponents()])
+        values = torch.stack(
+            [features[list(chosen)].prod() if chosen else x.new_ones(()) for chosen in self._exponents()]
+        )
         return torch.kron(torch.eye(self.size, dtype=x.dtype), values[None])
 
     def field(self, coefficients: Tensor) -> ClosedField:

@@ -56,9 +56,7 @@ class _Matcher:
         self.like = probe.like
         self.spans = [self._orthonormal(torch.stack([f(x) for f in fields], dim=1)) for x in points]
         self.rank = max(span.shape[1] for span in self.spans)
-        self.positive = {
-            name: all(bool((x[a:b] > 0).all()) for x in points) for name, (a, b) in probe.spans().items()
-        }
+        self.positive = {name: all(bool((x[a:b] > 0).all()) for x in points) for name, (a, b) in probe.spans().items()}
         closed = [f for f in fields if isinstance(f, ClosedField)]
         self.constants = [f.constant for f in closed if f.is_affine and not len(f.rows) and f.constant is not None]
         self.diagonals = [
@@ -92,7 +90,9 @@ class _Matcher:
             rest = basis - basis @ span @ span.mT
             if float(rest.norm()) > _SAME * float(basis.norm()):
                 return -1
-            ranks.append(int(torch.linalg.matrix_rank(basis / basis.norm(dim=1, keepdim=True).clamp_min(1e-300), rtol=1e-8)))
+            ranks.append(
+                int(torch.linalg.matrix_rank(basis / basis.norm(dim=1, keepdim=True).clamp_min(1e-300), rtol=1e-8))
+            )
         return max(ranks)
 
     def invariant(self, group: GaugeGroup) -> bool:

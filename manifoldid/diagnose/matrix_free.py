@@ -36,7 +36,9 @@ class Linearised:
         if self.constant:
             return
         self._dual = torch.zeros_like(self._output).requires_grad_()
-        (self._pulled,) = torch.autograd.grad(self._output, self._input, self._dual, create_graph=True, allow_unused=True)
+        (self._pulled,) = torch.autograd.grad(
+            self._output, self._input, self._dual, create_graph=True, allow_unused=True
+        )
         self.constant = self._pulled is None
         self._linear = not self.constant and self._pulled.requires_grad
 
@@ -55,7 +57,9 @@ class Linearised:
         return v.double()
 
 
-def project(model: Linearised, z: Tensor, weight: Tensor, enough: float = 0.0, most: int = _ITERATIONS) -> tuple[Tensor, bool]:
+def project(
+    model: Linearised, z: Tensor, weight: Tensor, enough: float = 0.0, most: int = _ITERATIONS
+) -> tuple[Tensor, bool]:
     """z minus the least-squares solution s of J s = J z, by conjugate gradients preconditioned with `weight` (n,).
 
     Args:
@@ -109,9 +113,7 @@ class LargeNull:
     complete: bool
 
 
-def large_null(
-    model: Linearised, generator: torch.Generator, known: Tensor | None = None, most: int = 64
-) -> LargeNull:
+def large_null(model: Linearised, generator: torch.Generator, known: Tensor | None = None, most: int = 64) -> LargeNull:
     """Random projections on the null space until nothing is left.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifoldid.points import Point, as_point, blocks_of, detached, flatten, is_dict, map_blocks, unflatten
+from manifoldid.points import as_point, blocks_of, detached, flatten, is_dict, map_blocks, unflatten
 
 _TRIES = 40  # draws before a domain counts as missed
 _GRADIENTS_AT_ONCE = 256
@@ -26,9 +26,9 @@ class Probe:
 
     def __init__(
         self,
-        predict: Callable[[Point], Any],
-        point: Point,
-        sample: Callable[[], Point] | None = None,
+        predict: Any,
+        point: Any,
+        sample: Callable[[], Any] | None = None,
         generator: torch.Generator | None = None,
     ):
         """Looks at `predict` and `point`.
@@ -84,21 +84,22 @@ class Probe:
             self.exact = False
             first = self._checked_call()
         if self.exact and not first.is_floating_point():
-            raise TypeError(f"`predict` must return floating numbers, got dtype {first.dtype}: return probabilities, not decisions")
-        second = self.values(self.point)
-        if first.shape != second.shape or not torch.equal(first, second):
+            raise TypeError(
+                f"`predict` must return floating numbers, got dtype {first.dtype}: return probabilities, not decisions"
+            )
+        if first.numel() and not bool(torch.isfinite(first).all()):
+            bad = int((~torch.isfinite(first)).sum())
+            raise ValueError(
+                f"`predict` is not finite at `point`: {bad} of {first.numel()} outputs are nan or infinite; "
+                "start inside the domain, or return log-probabilities that are finite there"
+            )
+        if first.shape != self._again.shape or not torch.equal(first, self._again):
             raise ValueError(
                 "`predict` returns different values for the same point (random output, or it depends on state that it changes): "
                 "make it deterministic (model.eval(), fixed noise, no dropout)"
             )
         if first.numel() == 0:
             raise ValueError("`predict` returns nothing: it must return everything that the likelihood can see")
-        if not bool(torch.isfinite(first).all()):
-            bad = int((~torch.isfinite(first)).sum())
-            raise ValueError(
-                f"`predict` is not finite at `point`: {bad} of {first.numel()} outputs are nan or infinite; "
-                "start inside the domain, or return log-probabilities that are finite there"
-            )
         if not self.exact or first.dtype != torch.float64:
             self.exact = False
             self.notes.append(
@@ -117,6 +118,7 @@ class Probe:
         state = torch.get_rng_state()
         with torch.no_grad():
             outputs = self._predict(x)
+            self._again = flat_outputs(self._predict(map_blocks(torch.clone, before)))
         drawn = not torch.equal(state, torch.get_rng_state())
         torch.set_rng_state(state)
         for name, t in blocks_of(before).items():
@@ -216,7 +218,9 @@ class Probe:
             size = x.abs().max() if x.numel() else x.new_ones(())
             size = size if size > 0 else torch.ones_like(size)
             moved = torch.where(
-                x.abs() > 1e-6 * size, x * torch.exp(spread * draws[0, start:stop]), 2 * spread * size * draws[1, start:stop]
+                x.abs() > 1e-6 * size,
+                x * torch.exp(spread * draws[0, start:stop]),
+                2 * spread * size * draws[1, start:stop],
             )
             pieces.append(moved)
         return torch.cat(pieces)

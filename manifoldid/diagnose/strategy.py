@@ -67,6 +67,9 @@ def promising_pairs(search: Search, functions: list[ScalarFunction]) -> Iterator
     """Pairs of scalar functions, each with its own coefficient per coordinate, that pass a cheap look at all pairs at once.
 
     The look squares condition numbers (Gram matrices), so that it only screens; the search itself does not.
+
+    Yields:
+        One family per pair that is left.
     """
     n = search.nulls.probe.size
     points = search.nulls.regular(-(-2 * n // max(search.nulls.rank, 1)) + 4)
@@ -89,8 +92,12 @@ def promising_pairs(search: Search, functions: list[ScalarFunction]) -> Iterator
 def _smallest(gram: Tensor, inner: Tensor, pairs: Tensor) -> Tensor:
     """Smallest generalised eigenvalue of what is seen against the fields themselves, for each pair of functions."""
     n = gram.shape[1]
-    a = torch.stack([torch.cat([torch.cat([gram[f, :, f], gram[f, :, g]], 1), torch.cat([gram[g, :, f], gram[g, :, g]], 1)])
-                     for f, g in pairs.tolist()])
+    a = torch.stack(
+        [
+            torch.cat([torch.cat([gram[f, :, f], gram[f, :, g]], 1), torch.cat([gram[g, :, f], gram[g, :, g]], 1)])
+            for f, g in pairs.tolist()
+        ]
+    )
     # Gram-Schmidt of the two functions, coordinate by coordinate
     own = inner[pairs[:, 0], pairs[:, 0]]
     slope = inner[pairs[:, 0], pairs[:, 1]] / own
@@ -145,7 +152,10 @@ def _block_maps(shape: tuple[int, ...], start: int, total: int, axes: set[int]) 
         place = start + torch.arange(numel)
         constant = torch.zeros(total, dtype=torch.float64)
         constant[place] = 1.0
-        return [ClosedField(total, constant), ClosedField(total, None, place, place, torch.ones(numel, dtype=torch.float64))]
+        return [
+            ClosedField(total, constant),
+            ClosedField(total, None, place, place, torch.ones(numel, dtype=torch.float64)),
+        ]
     found: list[ClosedField] = []
     last, head = shape[-1], numel // shape[-1]
     if last <= _AXIS:

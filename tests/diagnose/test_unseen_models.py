@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from unseen_models import UNSEEN, Model
 
 from manifoldid.diagnose import diagnose
 from manifoldid.points import flatten
-
-from unseen_models import UNSEEN, Model
 
 
 def diagnosed(model: Model):

@@ -1,0 +1,70 @@
+"""Times of `diagnose` on large models; run it as a script. Targets in seconds are those of one free core."""
+
+import resource
+import time
+
+import torch
+
+from manifoldid.diagnose import diagnose
+
+F64 = torch.float64
+
+
+def comparisons(items, pairs, components=1):
+    """Random comparisons within each component, every component connected by a chain."""
+    generator = torch.Generator().manual_seed(0)
+    size, first, second = items // components, [], []
+    for c in range(components):
+        first += [torch.arange(size - 1), torch.randint(size, (pairs // components - size,), generator=generator)]
+        second += [torch.arange(1, size), torch.randint(size, (pairs // components - size,), generator=generator)]
+        first[-2:] = [t + c * size for t in first[-2:]]
+        second[-2:] = [t + c * size for t in second[-2:]]
+    i, j = torch.cat(first), torch.cat(second)
+    return lambda x: torch.nn.functional.logsigmoid(x[i] - x[j]), torch.zeros(items, dtype=F64)
+
+
+def factorisation(flat):
+    u, v = torch.randn(2, 300, 5, generator=torch.Generator().manual_seed(0), dtype=F64)
+    if flat:
+        return lambda x: x[:1500].reshape(300, 5) @ x[1500:].reshape(300, 5).T, torch.cat([u.flatten(), v.flatten()])
+    return lambda p: p["U"] @ p["V"].T, {"U": u, "V": v}
+
+
+def attention():
+    """One head, 4 x 64 x 8 projections beside an identifiable read-out: 10,240 parameters in all."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=F64) / shape[0] ** 0.5  # noqa: E731
+    tokens = torch.randn(32, 24, 64, generator=generator, dtype=F64)
+
+    def predict(p):
+        weights = torch.softmax(tokens @ p["Q"] @ p["K"].T @ tokens.mT, dim=-1)
+        return weights @ tokens @ p["V"] @ p["O"] + tokens @ p["skip"]
+
+    shapes = {"Q": (64, 8), "K": (64, 8), "V": (64, 8), "O": (8, 64), "skip": (64, 128 - 64)}
+    return predict, {name: draw(*shape) for name, shape in shapes.items()}
+
+
+CASES = {
+    "Bradley-Terry, 1,000 items": (lambda: comparisons(1000, 8000), 1, 3),
+    "Bradley-Terry, 200,000 items": (lambda: comparisons(200_000, 1_000_000), 1, 60),
+    "Bradley-Terry, 200,000 items, two components": (lambda: comparisons(200_000, 1_000_000, 2), 2, 60),
+    "factorisation 300 x 300, rank 5, flat": (lambda: factorisation(flat=True), 25, 60),
+    "factorisation 300 x 300, rank 5": (lambda: factorisation(flat=False), 25, 60),
+    "attention block": (attention, 128, 60),
+}
+
+
+def main():
+    torch.set_num_threads(1)
+    for name, (make, dim, target) in CASES.items():
+        predict, point = make()
+        start = time.perf_counter()
+        diagnosis = diagnose(predict, point)
+        taken = time.perf_counter() - start
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        right = "" if diagnosis.dim == dim else f"  EXPECTED {dim}"
+        print(f"{name:48} dim {diagnosis.dim:4}  {diagnosis.algebra:12} {taken:6.1f} s of {target}  {memory:4.1f} GB{right}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""What `diagnose` says about functions of every kind, and about functions that are no models."""
+
+import pytest
+import torch
+from torch import nn
+
+from manifoldid.diagnose import NetworkDiagnosis, diagnose
+from manifoldid.groups import Affine, PositiveScaling, Product, Scaling, Shift, Translation
+from manifoldid.invariance import check_invariance
+
+F64 = torch.float64
+I, J = torch.combinations(torch.arange(5)).T
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def differences(x):
+    return torch.sigmoid(x[I] - x[J])
+
+
+@pytest.mark.parametrize(
+    ("predict", "point", "group"),
+    [
+        (differences, normal(5), Translation()),
+        (lambda x: x[I] / x[J], normal(5), Scaling()),
+        (lambda x: torch.log(x[I] / x[J]), normal(5).exp(), PositiveScaling()),
+        (lambda x: (x[I] - x[J]) / (x[0] - x[1]), normal(5), Affine()),
+        (
+            lambda x: torch.log_softmax(x.reshape(2, 3), 1),
+            normal(6),
+            Translation(blocks=torch.tensor([0, 0, 0, 1, 1, 1])),
+        ),
+        (lambda x: torch.log_softmax(x, -1), normal(4, 3), Translation()),
+        (lambda p: p["a"][:, None] - p["b"], {"a": normal(3), "b": normal(2, seed=1)}, Shift([{"a": 1.0, "b": 1.0}])),
+        (lambda x: x, normal(3), Product()),
+    ],
+)
+def test_the_group_of_the_catalogue_is_handed_over(predict, point, group):
+    diagnosis = diagnose(predict, point)
+    assert type(diagnosis.group) is type(group)
+    assert diagnosis.dim == sum(g.closed_form for g in diagnosis.generators)
+    check_invariance(predict, point, diagnosis.group)
+
+
+def test_a_generated_group_acts_on_batches_and_its_inverse_undoes_it():
+    group = diagnose(lambda x: x[0] * x[1], torch.tensor([1.5, -0.7], dtype=F64)).group
+    x, xi = normal(3, 2), torch.tensor([[0.1], [0.4], [-0.3]], dtype=F64)
+    moved = group.act(xi, x)
+    assert torch.allclose(moved.prod(-1), x.prod(-1))
+    assert torch.allclose(group.act(-xi, moved), x)
+    assert torch.equal(group.act(torch.zeros(3, 1, dtype=F64), x), x)
+
+
+def test_fields_are_the_same_formula_at_every_point_and_in_float32():
+    generator = diagnose(differences, normal(5)).generators[0]
+    x = normal(5, seed=9).float()
+    assert torch.allclose(generator.field(x), torch.ones(5))
+    assert generator.field(normal(2, 5)).shape == (2, 5)
+    assert torch.allclose(differences(generator.flow(x, 3.0)), differences(x), atol=1e-6)
+
+
+def test_a_flow_that_leaves_the_domain_is_not_a_group():
+    diagnosis = diagnose(lambda x: 1 / x[I] - 1 / x[J], normal(5).exp())
+    assert [g.complete for g in diagnosis.generators] == [False]
+    assert diagnosis.group is None
+    assert torch.isnan(diagnosis.generators[0].flow(torch.ones(5, dtype=F64), 2.0)).all()
+
+
+def test_dead_parameters_are_named():
+    diagnosis = diagnose(lambda p: p["used"][:1], {"used": normal(2), "idle": normal(2, seed=1)})
+    assert set(diagnosis.dead) == {"used[1]", "idle[0]", "idle[1]"}
+
+
+def test_a_hard_comparison_has_no_derivative_information():
+    diagnosis = diagnose(lambda x: (x[I] > x[J]).to(F64), normal(5))
+    assert "no derivative information" in diagnosis.verdict
+    assert diagnosis.dim == 0
+
+
+def test_a_rounded_parameter_is_not_called_gauge():
+    diagnosis = diagnose(lambda x: torch.stack([x[0], torch.round(10 * x[1])]), normal(2))
+    assert diagnosis.dim == 0
+    assert any("no derivative information" in note for note in diagnosis.warnings)
+
+
+def test_a_constant_function_leaves_everything_free():
+    diagnosis = diagnose(lambda x: torch.ones(3, dtype=F64), normal(2))
+    assert diagnosis.dim == 2
+    assert len(diagnosis.dead) == 2
+
+
+def test_a_singular_point_is_not_a_gauge():
+    diagnosis = diagnose(lambda x: x**3, torch.zeros(1, dtype=F64))
+    assert (diagnosis.dim, diagnosis.null_dim) == (0, 1)
+    assert "singular" in str(diagnosis)
+
+
+def test_units_of_parameters_and_outputs_do_not_matter():
+    units = torch.tensor([1e-6, 1.0, 1e5, 1.0, 1e2], dtype=F64)
+    diagnosis = diagnose(lambda x: 1e7 * (x[I] / units[I] - x[J] / units[J]), units * normal(5))
+    assert diagnosis.dim == 1
+    field = diagnosis.generators[0].field(normal(5))
+    assert torch.allclose(field / field[1], units)
+
+
+@pytest.mark.parametrize(
+    ("predict", "error", "words"),
+    [
+        (lambda x: torch.rand(3, dtype=F64) + x[:1], ValueError, "random"),
+        (lambda x: torch.log(x - 100), ValueError, "not finite"),
+        (lambda x: x.add_(1.0), ValueError, "writes into"),
+        (lambda x: x.argsort(), TypeError, "floating"),
+        (lambda x: "text", TypeError, "str"),
+        (lambda x: [], ValueError, "nothing"),
+        (3, TypeError, "function"),
+    ],
+)
+def test_functions_that_are_no_models_are_refused_by_name(predict, error, words):
+    with pytest.raises(error, match="`predict`") as caught:
+        diagnose(predict, normal(3))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("point", [torch.arange(3), [1.0, 2.0], None])
+def test_points_that_are_none_are_refused_by_name(point):
+    with pytest.raises(TypeError, match="`point`"):
+        diagnose(lambda x: x, point)
+
+
+def test_the_global_random_state_is_left_alone():
+    state = torch.get_rng_state()
+    diagnose(differences, normal(5))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("predict", "point", "count"),
+    [
+        (lambda x: torch.stack([x.sum(), x.prod()]), torch.tensor([0.7, 1.9], dtype=F64), 1),
+        (lambda x: x.square(), torch.tensor([0.7, 1.9], dtype=F64), 2),
+        (lambda x: x, torch.tensor([0.7, 1.9], dtype=F64), 0),
+        (
+            lambda x: (torch.tanh(torch.linspace(-2, 2, 40, dtype=F64)[:, None] * x[:3] + x[3:6]) * x[6:]).sum(1),
+            normal(9),
+            5,
+        ),
+    ],
+    ids=["swap", "two signs", "identity", "three tanh units"],
+)
+def test_finite_symmetries_are_found_once(predict, point, count):
+    diagnosis = diagnose(predict, point)
+    assert diagnosis.dim == 0
+    assert len(diagnosis.discrete) == count
+    for symmetry in diagnosis.discrete:
+        moved = symmetry.map(point)
+        assert torch.allclose(predict(moved), predict(point))
+        assert not torch.allclose(moved, point)
+
+
+def test_a_second_solution_that_is_no_exchange_is_found():
+    # 1/l1 + 1/l2 and l1 l2^2: the closed form of the second solution
+    predict = lambda x: torch.stack([1 / x[0] + 1 / x[1], x[0] * x[1] ** 2])  # noqa: E731
+    point = torch.tensor([0.7, 1.5], dtype=F64)
+    diagnosis = diagnose(predict, point)
+    second = (-point[1] + (point[1] ** 2 + 4 * point[0] * point[1]).sqrt()) / 2
+    wanted = torch.stack([point[0] * point[1] ** 2 / second**2, second])
+    assert any(torch.allclose(s.map(point), wanted, rtol=1e-6) for s in diagnosis.discrete)
+
+
+def test_a_network_is_diagnosed_on_two_levels():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3))
+    before = {name: p.clone() for name, p in network.named_parameters()}
+    diagnosis = diagnose(network, inputs=3 * normal(50, 2).float(), likelihood=lambda o: torch.log_softmax(o, -1))
+    assert isinstance(diagnosis, NetworkDiagnosis)
+    assert isinstance(diagnosis.outputs.group, Translation)
+    assert (diagnosis.weights.dim, diagnosis.weights.algebra) == (3, "R^3")
+    assert "0.weight" in str(diagnosis)
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+
+
+def test_large_models_are_matrix_free():
+    n = 5000
+    generator = torch.Generator().manual_seed(0)
+    i, j = torch.randint(n // 2, (2, 20 * n), generator=generator)
+    predict = lambda x: torch.cat([x[i] - x[j], x[n // 2 + i] - x[n // 2 + j]])  # noqa: E731
+    diagnosis = diagnose(predict, torch.zeros(n, dtype=F64))
+    assert (diagnosis.dim, diagnosis.algebra) == (2, "R^2")
+    assert isinstance(diagnosis.group, Translation)
