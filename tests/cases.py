@@ -21,6 +21,8 @@ class Row(NamedTuple):
     name: str
     group: mid.GaugeGroup
     sample: Any
+    weighted: bool = True
+    """Whether weights of the first dimension of every block mean something."""
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -51,6 +53,46 @@ TABLE = [
         {"skill": randn(5), "rate": positive(4, seed=1), "home": randn(1, seed=2)},
     ),
     Row("trivial", mid.Product(), randn(7)),
+    Row(
+        "location-scale-slopes",
+        mid.LocationScale(locations=("theta", "beta"), slopes=("alpha",)),
+        {"theta": randn(6), "beta": randn(4, seed=1), "alpha": positive(4, seed=2)},
+    ),
+    Row("location-scale", mid.LocationScale("mu", scales="sigma"), {"mu": randn(6), "sigma": positive(6), "free": randn(2, seed=3)}),
+    Row("orthogonal", mid.Orthogonal(), randn(7, 3)),
+    Row("orthogonal-plane", mid.Orthogonal(), randn(5, 2, seed=1)),
+    Row("general-linear", mid.GeneralLinear("A", "B"), {"A": randn(6, 3), "B": randn(5, 3, seed=2), "free": randn(2, seed=3)}),
+    Row(
+        "general-linear-peft",
+        mid.GeneralLinear("lora_A", "lora_B", rank_dims=(0, -1)),
+        {"lora_A": randn(2, 6), "lora_B": randn(5, 2, seed=2)},
+        weighted=False,
+    ),
+    Row(
+        "rescaling",
+        mid.Rescaling(incoming=("w", "b"), outgoing=("v",)),
+        {"w": randn(5, 3), "b": randn(5, seed=1), "v": randn(2, 5, seed=2)},
+    ),
+    Row(
+        "rescaling-channels",
+        mid.Rescaling(incoming=("k", "b"), outgoing=("l",), dims={"l": 1}),
+        {"k": randn(3, 2, 2, 2), "b": randn(3, seed=1), "l": randn(2, 3, 2, 2, seed=2)},
+    ),
+    Row("phase", mid.Phase(), torch.complex(randn(6), randn(6, seed=3))),
+    Row("rigid-motion", mid.RigidMotion(), randn(7, 2)),
+    Row("similarity", mid.Similarity(), randn(7, 2)),
+    Row("similarity-space", mid.Similarity(), randn(8, 3)),
+    Row("pointwise", mid.Pointwise(lambda x: x.log().log(), lambda y: y.exp().exp()), 2 + positive(6)),
+    Row("pointwise-affine", mid.Pointwise(torch.asinh, torch.sinh, mid.Affine(blocks=BLOCKS)), randn(7)),
+    Row("permutation", mid.Permutation(dim=-2, event_dim=2), randn(5, 3)),
+    Row("permutation-of-units", mid.Permutation(dim={"w": 0, "v": -1}, event_dim=2), {"w": randn(5, 3), "v": randn(2, 5, seed=2)}),
+    Row("signs", mid.SignFlip(dim=-1, event_dim=2), randn(5, 3)),
+    Row("finite", mid.Finite(torch.neg, lambda x: x.flip(-1), event_dim=1), randn(4)),
+    Row(
+        "nested",
+        mid.Product(mid.GeneralLinear("U", "V"), mid.Product(mid.LocationScale("mu", scales="sigma")), skill=mid.Affine()),
+        {"U": randn(4, 2), "V": randn(5, 2, seed=1), "mu": randn(4, seed=2), "sigma": positive(4, seed=3), "skill": randn(5, seed=4)},
+    ),
     Row("custom", AsinhShift(), randn(5)),
 ]
 

@@ -53,7 +53,7 @@ class GeneralLinear(GaugeGroup):
 
     first: str
     second: str
-    rank_dims: tuple[int, int] = (-1, -1)
+    rank_dims: Sequence[int] = (-1, -1)
     event_dim = 2
     defect = (
         "has a factor without full rank, so that A B' has lower rank than the factors have columns and the group moves it along "

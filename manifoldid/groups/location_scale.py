@@ -1,5 +1,6 @@
 """LocationScale: one shift and one scale for all tensors of a model of locations, scales and slopes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,9 +39,9 @@ class LocationScale(GaugeGroup):
         ValueError: There is no location, or a block is named twice.
     """
 
-    locations: tuple[str, ...]
-    scales: tuple[str, ...] = ()
-    slopes: tuple[str, ...] = ()
+    locations: Sequence[str]
+    scales: Sequence[str] = ()
+    slopes: Sequence[str] = ()
     flat = True
     defect = (
         "is not in the domain of LocationScale: the first block of locations must not be constant (it would have no unit), and "

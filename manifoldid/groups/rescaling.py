@@ -1,7 +1,7 @@
 """Rescaling: hidden units of positively homogeneous networks (ReLU), incoming weights times c, outgoing ones divided by c."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,8 +41,8 @@ class Rescaling(GaugeGroup):
         ValueError: A block is named twice, or `incoming` or `outgoing` is empty.
     """
 
-    incoming: tuple[str, ...]
-    outgoing: tuple[str, ...]
+    incoming: Sequence[str]
+    outgoing: Sequence[str]
     dims: Mapping[str, int] | None = None
     event_dims: Mapping[str, int] | None = None
     flat = True
@@ -188,7 +188,7 @@ class Rescaling(GaugeGroup):
     def rows(self, x: Point, ndim: int) -> tuple[Tensor, Tensor]:
         """Incoming (*batch, K, m) and outgoing (*batch, K, n) weights of every unit."""
 
-        def of(names: tuple[str, ...]) -> Tensor:
+        def of(names: Sequence[str]) -> Tensor:
             parts = []
             for name in names:
                 moved = x[name].movedim(self._place(name, x[name], ndim), ndim)
