@@ -63,7 +63,9 @@ def main():
         taken = time.perf_counter() - start
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         right = "" if diagnosis.dim == dim else f"  EXPECTED {dim}"
-        print(f"{name:48} dim {diagnosis.dim:4}  {diagnosis.algebra:12} {taken:6.1f} s of {target}  {memory:4.1f} GB{right}")
+        print(
+            f"{name:48} dim {diagnosis.dim:4}  {diagnosis.algebra:12} {taken:6.1f} s of {target}  {memory:4.1f} GB{right}"
+        )
 
 
 if __name__ == "__main__":

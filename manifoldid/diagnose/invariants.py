@@ -93,9 +93,10 @@ def _in_charts(fields: list[Field], labels: Labels, size: int) -> list[str] | No
     moving = sorted(functions)
     if len(moving) <= len(fields):
         return []
-    _, s, vh = torch.linalg.svd(velocity[:, moving], full_matrices=True)
+    unit = velocity[:, moving].abs().amax(0)  # so that the units of coordinates do not matter
+    _, s, vh = torch.linalg.svd(velocity[:, moving] / unit, full_matrices=True)
     rank = int((s > 1e-9 * s[0]).sum())
-    kernel = _sparse_constants(vh[rank:].mT.contiguous(), torch.ones(len(moving), dtype=torch.float64))
+    kernel = _sparse_constants(vh[rank:].mT / unit[:, None], 1 / unit)
     shown = [_written(c, moving, functions, labels) for c in kernel[:_SHOWN]]
     return [*shown, f"... ({len(kernel)} in all)"] if len(kernel) > _SHOWN else shown
 

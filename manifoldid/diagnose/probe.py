@@ -218,7 +218,7 @@ class Probe:
             size = x.abs().max() if x.numel() else x.new_ones(())
             size = size if size > 0 else torch.ones_like(size)
             moved = torch.where(
-                x.abs() > 1e-6 * size,
+                x.abs() > 1e-14 * size,
                 x * torch.exp(spread * draws[0, start:stop]),
                 2 * spread * size * draws[1, start:stop],
             )
