@@ -398,3 +398,10 @@ def test_inductor_gives_the_numbers_of_eager_mode():
     x = random(3, 7)
     section = mid.Section(mid.Affine(blocks=LABELS))
     close(torch.compile(section, fullgraph=True)(x), section(x))
+
+
+def test_frames_that_do_not_fit_the_points_are_refused():
+    section = mid.Section(mid.Translation())
+    with pytest.raises(ValueError, match="one frame per point"):
+        section.carry(torch.zeros(3, 1), torch.zeros(4, 5))
+    assert section.carry(torch.zeros(3, 1), torch.zeros(5)).shape == (3, 5)  # one point, three frames

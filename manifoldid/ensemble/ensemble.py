@@ -228,6 +228,8 @@ class Ensemble:
         """
         self._check_estimable(fn, "`fn`")
         values = torch.stack([torch.as_tensor(fn(_member(self.aligned, k))) for k in self._who_saw(fn)])
+        if not values.is_floating_point():
+            values = values.to(flatten(self.aligned, 1).dtype)  # comparisons and ranks: shares and mean ranks
         if values.ndim > 2:
             raise ValueError(f"`fn` must return a number or a vector, got shape {tuple(values.shape[1:])}")
         rest = (values - values.mean(0)).reshape(len(values), -1)

@@ -293,7 +293,7 @@ def check_quotient(group: GaugeGroup, x: Point, name: str = "point") -> None:
         shapes = {k: tuple(t.shape) for k, t in mine.items()} if is_dict(x) else tuple(first(x).shape)
         raise DegeneratePointError(
             f"`{name}` of shape {shapes} has {numbers} number(s) per point and {type(group).__name__} has dimension "
-            f"{dimension}: nothing identifiable is left; did you mean over='batch', or other dimensions as the items?"
+            f"{dimension}: nothing identifiable is left; did you mean over='batch' (GaugeFix), or x.squeeze(-1) with the items last?"
         )
 
 

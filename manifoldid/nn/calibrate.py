@@ -24,15 +24,21 @@ def calibrate(model: Model, loader: Iterable[Any], forward: Callable[[Model, Any
             one another are calibrated in the order in which they are called.
         loader: Batches of the reference population, one pass per head: a `DataLoader`, a list. A batch may be a tensor, a
             tuple whose first entry is the input, or a dict of keyword arguments.
-        forward: `forward(model, batch)`, when a batch is something else.
+        forward: `forward(model, batch)`, when a batch is something else: for a network of pairs, the call on single items. (Over
+            pairs an item would count as often as it is compared.)
 
     Returns:
         The model, for chaining.
 
     Raises:
+        TypeError: `model` is no module.
         ValueError: The model has no such head, the loader is empty, a head is not called, or outputs are not finite.
         DegeneratePointError: The outputs over the population have no representative (all equal, under Affine).
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"`model` must be a module, got {type(model).__name__}; calibrate the networks of an ensemble one by one"
+        )
     heads = {name: m for name, m in model.named_modules() if isinstance(m, GaugeFix) and m.over == "batch"}
     if not heads:
         raise ValueError("`model` has no GaugeFix(over='batch') head to calibrate; over='last' needs no calibration")

@@ -97,7 +97,7 @@ class GaugeFix(nn.Module):
                 f"{self!r} is evaluated before mid.nn.calibrate(model, loader): outputs still have the origin and unit of this "
                 "network",
                 UncalibratedWarning,
-                stacklevel=4,
+                stacklevel=5,  # _apply_frame, forward, and two frames of nn.Module
             )
         points = columns(x)
         if self.frame.ndim == 2 and points.shape[0] != self.frame.shape[0]:

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import ParameterDict
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from manifoldid.errors import NotInvariantError
@@ -16,7 +15,9 @@ from manifoldid.optim.state import move_state
 from manifoldid.points import Point, Weights, compute_point, detached, is_dict
 from manifoldid.sections import Section
 
-Parameters = Tensor | Mapping[str, Tensor] | ParameterDict | Iterable[Tensor | Mapping[str, Tensor] | ParameterDict]
+Parameters = (
+    Tensor | Mapping[str, Tensor] | nn.ParameterDict | Iterable[Tensor | Mapping[str, Tensor] | nn.ParameterDict]
+)
 
 
 class Handle:
@@ -66,7 +67,8 @@ def attach(
         optimizer: Any torch optimiser; LBFGS too, whose curvature pairs move along (curved gauges restart them each step).
         group: The gauge group.
         params: A parameter, a dict from block names to parameters, or a list of either, each a point of its own. Blocks that
-            the group does not name are left alone. A block without gradient in a step keeps its whole point in place.
+            the group does not name are left alone. A block without gradient in a step keeps its whole point in place. The
+            weights of a network that emits rates are not rates: its outputs want `nn.GaugeFix`, not `attach`.
         weights: Item weights (n,); a dict for dict points.
         loss: Optional function without arguments that returns the loss at the current parameters (same data at every call).
             Then the gauge is verified first.
@@ -108,6 +110,11 @@ def attach(
 
 def _points(params: Any) -> list[tuple[str, Point]]:
     """The points of `params` with what to call them in messages."""
+    if isinstance(params, nn.Module):
+        raise TypeError(
+            f"`params` must be parameters, got the module {type(params).__name__}: weights of a network are not rates; attach to "
+            "the tensor that holds the rates, or put mid.nn.GaugeFix(group) on the outputs"
+        )
     if isinstance(params, Tensor) or is_dict(params):
         return [("params", params if isinstance(params, Tensor) else dict(params.items()))]
     if not isinstance(params, Iterable):

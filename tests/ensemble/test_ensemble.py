@@ -535,3 +535,8 @@ def test_opposite_members_have_no_mean(group):
     x[0] += 0.1 * random(6, seed=1)
     y = mid.Ensemble(x, group).mean()  # almost opposite: far, but defined
     assert group.geometry().dist(y, x[1]) < group.geometry().dist(y, x[0])
+
+
+def test_comparisons_become_shares():
+    members = torch.tensor([[1.0, 0.0, 5.0], [0.0, 1.0, 5.0], [3.0, 2.0, 0.0], [4.0, 0.0, 1.0]])
+    assert mid.Ensemble(members, mid.Translation()).contrast(lambda x: x[0] > x[1]).value == 0.75

@@ -120,7 +120,7 @@ def test_positive_parameters_are_stepped_in_their_logarithm(optimiser):
 def test_groups_that_only_give_their_action_are_equivariant(optimiser):
     gauge = AsinhShift()
     moved = gauge.act(torch.tensor([1.5], **F64), start())
-    path, other = train(gauge, start(), OPTIMISERS[optimiser]), train(gauge, moved, OPTIMISERS[optimiser])
+    path, other = (train(gauge, x, OPTIMISERS[optimiser], steps=8) for x in (start(), moved))
     torch.testing.assert_close(other, path, rtol=0, atol=1e-9)
 
 
@@ -471,6 +471,7 @@ def test_wrong_arguments_are_named(call, error, message):
         (lambda p: mid.attach(sgd(p), "translation", p), "`group`"),
         (lambda p: mid.attach(sgd(p), mid.Translation, p), "parentheses"),
         (lambda p: mid.attach(sgd(p), mid.Translation(), 3.0), "`params`"),
+        (lambda p: mid.attach(sgd(p), mid.Translation(), nn.Linear(2, 2)), "GaugeFix"),
     ],
 )
 def test_arguments_of_the_wrong_kind_are_named(call, message):
