@@ -115,7 +115,8 @@ class QuotientManifold(geoopt.Manifold):
         """
         geometry = self._geometry
         a = _vector(geometry.components, x, u)
-        return a.square() if v is None else a * _vector(geometry.components, x, v)
+        b = a if v is None else _vector(geometry.components, x, v)
+        return (a * b.conj()).real if a.is_complex() else a * b
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """The horizontal component of `u`."""
@@ -219,7 +220,7 @@ class QuotientManifold(geoopt.Manifold):
 
         Args:
             *size: Shape of the points.
-            dtype: Their dtype.
+            dtype: Their dtype; a group on complex points needs a complex one.
             device: Their device.
             generator: Source; default a private one seeded with 0, so that two calls draw the same.
             **kwargs: Nothing; geoopt's interface has it.
@@ -243,11 +244,15 @@ class QuotientManifold(geoopt.Manifold):
     # ------------------------------------------------------------------------------------------------ verdicts
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
-        try:
-            self.group.validate(torch.empty(tuple(shape), device="meta"), name)
-        except (TypeError, ValueError) as error:
-            return False, str(error)
-        return True, None
+        reason = None
+        for dtype in (torch.float32, torch.complex64):  # a shape has no dtype; some groups take complex points only
+            try:
+                self.group.validate(torch.empty(tuple(shape), dtype=dtype, device="meta"), name)
+            except (TypeError, ValueError) as error:
+                reason = reason or str(error)
+            else:
+                return True, None
+        return False, reason
 
     def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> tuple[bool, str | None]:
         """Whether every point of the batch has a quotient; the reason names batch entries. Tolerances have nothing to do here."""
