@@ -74,6 +74,19 @@ def test_half_precision_is_computed_in_float32(dtype, over):
 
 
 def test_autocast_does_not_reach_inside():
+    seen = []
+
+    class Watching(mid.Translation):
+        def canonical(self, x, weights=None):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().canonical(x, weights)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mid.nn.GaugeFix(Watching())(random(5, 4))
+    assert seen == [False]
+
+
+def test_outputs_keep_their_precision_under_autocast():
     x = 1e3 + random(5, 4)
     linear = nn.Linear(4, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
