@@ -36,6 +36,7 @@ from manifoldid.groups import (
     Similarity,
     Translation,
 )
+from manifoldid.inference import QuasiVariances, quasi_variances
 from manifoldid.invariance import check_invariance
 from manifoldid.optim import Handle, attach
 from manifoldid.sections import Reference, Section
@@ -68,6 +69,7 @@ __all__ = [
     "Pointwise",
     "PositiveScaling",
     "Product",
+    "QuasiVariances",
     "QuotientManifold",
     "Reference",
     "Rescaling",
@@ -86,6 +88,7 @@ __all__ = [
     "diagnose",
     "nn",
     "parameter",
+    "quasi_variances",
 ]
 
 
