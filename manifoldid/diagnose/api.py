@@ -25,9 +25,11 @@ from manifoldid.diagnose.practical import directions_at, weak_ones
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.ratios import add_ratio
 from manifoldid.diagnose.strategy import search_closed_forms
+from manifoldid.groups.base import GaugeGroup
 from manifoldid.points import blocks_of
 
 _LARGE = 600  # parameters beyond which derivatives are never matrices
+_MOST_BRACKETS = 40  # fields whose structure constants are computed; more are named by the group that they make
 _MOVES = 1e-6  # relative change under a finite move that shows that a null direction is no gauge
 
 
@@ -103,16 +105,16 @@ class _Found:
 def _found(probe: Probe) -> _Found:
     if probe.size > _LARGE:
         search, null_dim = search_large(probe)
-        algebra = close(search)
+        algebra = _structure(search)
         add_large_projections(search)
         return _Found(search, null_dim, algebra)
     nulls = NullSpaces(probe)
     search = Search(nulls, [])
     search_closed_forms(search, probe.like)
-    algebra = close(search)
+    algebra = _structure(search)
     _ = add_ratio(search) or add_tabulated(search) or add_projections(search)
     if len(search.fields) > len(algebra.constants) and all(f.closed_form for f in search.fields):
-        algebra = close(search)
+        algebra = _structure(search)
     return _Found(search, probe.size - nulls.local.rank, algebra)
 
 
@@ -122,7 +124,7 @@ def _generators(
     """The generators that finite moves confirm, and the formulas of those that they do not."""
     generators, lost, kept = [], [], []
     for field in fields:
-        error, complete = finite_moves(probe, field, points)
+        error, complete = finite_moves(probe, field, points if len(fields) <= _MOST_BRACKETS else points[:1])
         text = formula(field, labels)
         if error > _MOVES:
             lost.append(text)
@@ -145,10 +147,12 @@ def _assembled(
     search, nulls = found.search, found.search.nulls
     fields, formulas = search.fields, [g.formula for g in generators]
     dim = search.rank() if lost else search.dim
-    algebra = close(search) if lost else found.algebra
-    closed = algebra.closed and all(f.closed_form for f in fields) and len(algebra.constants) == len(fields)
-    whole = closed and all(g.complete for g in generators)
+    algebra = _structure(search) if lost else found.algebra
+    many = len(fields) > _MOST_BRACKETS
+    closed = algebra.closed and all(f.closed_form for f in fields) and (many or len(algebra.constants) == len(fields))
+    whole = (closed or many) and all(g.complete and g.closed_form for g in generators)
     group = match_group(probe, fields, formulas, points) if whole or not dim else None
+    closed = closed or (many and group is not None)
     small = probe.size <= _LARGE
     discrete = find_discrete(probe, fields, points, labels, solve=found.null_dim == 0) if small else ()
     directions = directions_at(probe, found.null_dim, nulls.scale, labels) if small else ()
@@ -156,7 +160,7 @@ def _assembled(
     diagnosis = Diagnosis(
         dim=dim,
         null_dim=found.null_dim,
-        algebra=_name(search, algebra, closed, dim),
+        algebra=_name_of_many(fields, group, dim) if many else _name(search, algebra, closed, dim),
         generators=tuple(generators),
         discrete=discrete,
         group=group,
@@ -248,6 +252,32 @@ def _dead(fields: list[Field], labels: Labels) -> tuple[str, ...]:
             if len(moved) == 1:
                 names.append(labels.name(moved[0]))
     return tuple(names)
+
+
+def _structure(search: Search) -> Algebra:
+    """The structure constants; of many fields only whether they commute for a simple reason."""
+    if len(search.fields) <= _MOST_BRACKETS:
+        return close(search)
+    return Algebra(torch.zeros(0, 0, 0, dtype=torch.float64), 0.0 if _commute(search.fields) else float("inf"))
+
+
+def _commute(fields: list[Field]) -> bool:
+    """Whether all fields are constants, or all are scalings, or each moves coordinates of its own."""
+    closed = [f for f in fields if isinstance(f, ClosedField) and f.is_affine]
+    if len(closed) < len(fields):
+        return False
+    constants = all(not len(f.rows) for f in closed)
+    return constants or all(f.is_diagonal and f.constant is None for f in closed)
+
+
+def _name_of_many(fields: list[Field], group: GaugeGroup | None, dim: int) -> str:
+    if _commute(fields):
+        return f"R^{len(fields)}"
+    pairs = [g for g, _ in group.factors()] if group is not None else []
+    rank = round((dim / max(len(pairs), 1)) ** 0.5)
+    if pairs and all(type(g).__name__ == "GeneralLinear" for g in pairs) and rank**2 * len(pairs) == dim:
+        return " + ".join([f"gl({rank})"] * len(pairs))
+    return f"unknown(dim={dim})"
 
 
 def _name(search: Search, algebra: Algebra, closed: bool, dim: int) -> str:

@@ -24,7 +24,7 @@ from manifoldid.points import Point, flatten, unflatten
 _SAME = 1e-9
 _MOST_TRIES = 700
 _MOST_FOUND = 24
-_STARTS = 14
+_STARTS = 24
 
 Move = Callable[[Tensor], Tensor]
 

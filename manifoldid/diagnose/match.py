@@ -20,7 +20,8 @@ from manifoldid.groups.orbit import flatten_basis, moved, zero_coordinates
 from manifoldid.points import Point, blocks_of, flatten, unflatten
 
 _SAME = 1e-7
-_MOST_GENERATORS = 80
+_MOST_GENERATORS = 80  # of a group made of fields
+_MOST_COMPARED = 600
 
 
 def match_group(probe: Probe, fields: list[Field], formulas: list[str], points: list[Tensor]) -> GaugeGroup | None:
@@ -38,7 +39,7 @@ def match_group(probe: Probe, fields: list[Field], formulas: list[str], points: 
     if not fields:
         return Product()
     matcher = _Matcher(probe, fields, points[:2])
-    if len(fields) <= _MOST_GENERATORS:
+    if len(fields) <= _MOST_COMPARED:
         for group in matcher.whole():
             if matcher.same(group):
                 return group
@@ -190,7 +191,8 @@ class _Matcher:
                     yield from _made("GeneralLinear", a, b, rank_dims=dims)
         yield from self._rescalings(blocks)
         for c in self.constants:
-            yield Shift([self._direction(c)])
+            if len(self._direction(c)) > 1:  # on one block it is a group on a tensor
+                yield Shift([self._direction(c)])
 
     def _location_scale(self) -> Iterator[GaugeGroup]:
         """Constant 1 on the locations, x on locations and scales, -x on slopes."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from manifoldid.diagnose.nullspace import null_of
 from manifoldid.diagnose.probe import Probe
 
-_ITERATIONS = 2000
+_ITERATIONS = 1000
 _REFINEMENTS = 150
 _DENSE = 3000  # parameters up to which one dense decomposition is affordable
 _CONVERGED = 1e-11  # gradient of the normal equations, relative to its start
