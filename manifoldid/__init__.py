@@ -36,7 +36,7 @@ from manifoldid.groups import (
     Similarity,
     Translation,
 )
-from manifoldid.inference import QuasiVariances, quasi_variances
+from manifoldid.inference import FitResult, QuasiVariances, fit, quasi_variances
 from manifoldid.invariance import check_invariance
 from manifoldid.optim import Handle, attach
 from manifoldid.sections import Reference, Section
@@ -54,6 +54,7 @@ __all__ = [
     "DetachedWarning",
     "Ensemble",
     "Finite",
+    "FitResult",
     "GaugeGroup",
     "GeneralLinear",
     "Handle",
@@ -86,6 +87,7 @@ __all__ = [
     "check_invariance",
     "conformance",
     "diagnose",
+    "fit",
     "nn",
     "parameter",
     "quasi_variances",

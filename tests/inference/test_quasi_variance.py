@@ -58,7 +58,8 @@ def test_a_negative_quasi_variance_is_nan_with_a_warning():
     map_ = torch.cat([torch.full((1, 3), 1 / 3, dtype=F64), noise])
     with pytest.warns(UserWarning, match=r"item\(s\) 0 is negative"):
         quasi = quasi_variances(map_ @ map_.mT + 1e-3 * torch.eye(4, dtype=F64))
-    assert quasi.variances[0] < 0 and torch.isnan(quasi.standard_errors[0])
+    assert quasi.variances[0] < 0
+    assert torch.isnan(quasi.standard_errors[0])
 
 
 @pytest.mark.parametrize(
