@@ -115,9 +115,8 @@ def test_the_metric_is_invariant_and_the_operations_are_equivariant(case: Case, 
 
 
 @each_case
-@each_weights
-def test_vertical_and_horizontal_parts_are_orthogonal_projections(case: Case, weighted):
-    geometry, x, _, u, _ = at(case, weighted, 3)
+def test_vertical_and_horizontal_parts_are_orthogonal_projections(case: Case):
+    geometry, x, _, u, _ = at(case, True, 3)
     w = tangent(x, 23)
     close(geometry.horizontal(x, u), u)
     close(map_blocks(torch.add, geometry.horizontal(x, w), geometry.vertical(x, w)), w)
@@ -130,9 +129,8 @@ def test_vertical_and_horizontal_parts_are_orthogonal_projections(case: Case, we
 
 
 @each_case
-@each_weights
-def test_the_gradient_is_the_horizontal_vector_that_gives_derivatives(case: Case, weighted):
-    geometry, x, _, u, _ = at(case, weighted, 3)
+def test_the_gradient_is_the_horizontal_vector_that_gives_derivatives(case: Case):
+    geometry, x, _, u, _ = at(case, True, 3)
     derivative = tangent(x, 24)  # of some function; only its horizontal part is asked for
     gradient = geometry.gradient(x, derivative)
     close(geometry.horizontal(x, gradient), gradient)
@@ -140,9 +138,8 @@ def test_the_gradient_is_the_horizontal_vector_that_gives_derivatives(case: Case
 
 
 @each_case
-@each_weights
-def test_squares_of_components_add_up_to_the_metric(case: Case, weighted):
-    geometry, x, _, u, _ = at(case, weighted, 3)
+def test_squares_of_components_add_up_to_the_metric(case: Case):
+    geometry, x, _, u, _ = at(case, True, 3)
     close(flatten(geometry.components(x, u), 1).square().sum(-1), geometry.inner(x, u, u))
 
 
@@ -177,9 +174,8 @@ def test_geodesics_have_constant_speed_and_stay_on_the_section(case: Case, weigh
 
 
 @each_case
-@each_weights
-def test_exp_and_retract_start_with_the_velocity(case: Case, weighted):
-    geometry, x, _, u, _ = at(case, weighted, 3)
+def test_exp_and_retract_start_with_the_velocity(case: Case):
+    geometry, x, _, u, _ = at(case, True, 3)
     for curve in (geometry.exp, geometry.retract):
         close(curve(x, map_blocks(torch.zeros_like, u)), x)
         forth, back = (curve(x, map_blocks(lambda v: s * 1e-4 * v, u)) for s in (1, -1))  # noqa: B023
@@ -201,9 +197,8 @@ def test_transport_is_an_isometry_that_carries_geodesics_along(case: Case, weigh
 
 
 @each_case
-@each_weights
-def test_the_aligned_representative_is_on_the_orbit_and_no_move_brings_it_closer(case: Case, weighted):
-    geometry, x, y, _, _ = at(case, weighted, 3)
+def test_the_aligned_representative_is_on_the_orbit_and_no_move_brings_it_closer(case: Case):
+    geometry, x, y, _, _ = at(case, True, 3)
     section = mid.Section(case.group)
     close(section(geometry.align(x, y)), section(x))
     close(geometry.align(y, y), y)
