@@ -9,7 +9,8 @@ from torch import Tensor
 from manifoldid.groups import GaugeGroup
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups.base import Canonical, canonicalise, check_quotient, checked, code_of, same_dtype, same_value
-from manifoldid.points import AnyPoint, Point, Weights, as_point, cast_like, compute_point, detached, first, is_dict
+from manifoldid.groups.orbit import batch_shape
+from manifoldid.points import AnyPoint, Point, Weights, as_point, cast_like, compute_point, detached, is_dict
 
 
 class _Immutable:
@@ -88,12 +89,12 @@ class _AnySection(_Immutable):
         """
         group = _with_blocks(self.group, blocks)
         y = group.validate(y, "y")
-        dimension, ndim = group.dimension(y), group.batch_ndim(y)
+        dimension = group.dimension(y)
         if not isinstance(xi, Tensor):
             raise TypeError(f"`xi` must be a tensor, the frame of a point, got {type(xi).__name__}")
         if xi.shape[-1:] != (dimension,):
             raise ValueError(f"`xi` must have shape (*batch, {dimension}) for {group!r}, got {tuple(xi.shape)}")
-        batch = first(y).shape[:ndim] if not group.block_names else y[group.block_names[0]].shape[:ndim]
+        batch = batch_shape(group, y)
         if any(s != t and 1 not in (s, t) for s, t in zip(xi.shape[-2::-1], batch[::-1], strict=False)):
             raise ValueError(
                 f"`xi` has the batch shape {tuple(xi.shape[:-1])}, `y` has {tuple(batch)}: one frame per point of `y`"

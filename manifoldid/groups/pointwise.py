@@ -128,7 +128,7 @@ class PointwiseGeometry(Geometry):
     def gradient(self, x: Point, derivative: Point) -> Point:
         """See `Geometry.gradient`."""
         y = self.group.chart(x)
-        _, pull = torch.func.vjp(lambda y: self.group._back(y, x), y)
+        _, pull = torch.func.vjp(lambda y: self.group._back(y, x), y)[:2]
         return self._out(x, self.inside.gradient(y, pull(derivative)[0]))
 
     def components(self, x: Point, u: Point) -> Point:

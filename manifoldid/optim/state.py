@@ -64,7 +64,10 @@ def move_state(optimizer: Optimizer, member) -> None:
 def _has_state(optimizer: Optimizer, parameter: Tensor) -> bool:
     if isinstance(optimizer, LBFGS):
         return bool(optimizer.state.get(optimizer._params[0], {}).get("n_iter"))
-    return any(_is_beside(value, parameter) for value in optimizer.state.get(parameter, {}).values())
+    state = optimizer.state.get(parameter, {})
+    if "step" in state and float(state["step"]) == 0:
+        return False  # Adagrad fills its state when it is built
+    return any(_is_beside(value, parameter) for value in state.values())
 
 
 def _is_beside(value: object, parameter: Tensor) -> bool:
