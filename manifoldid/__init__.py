@@ -22,6 +22,7 @@ from manifoldid.groups import (
     GaugeGroup,
     GeneralLinear,
     LocationScale,
+    MatrixGroup,
     Orthogonal,
     Permutation,
     Phase,
@@ -36,7 +37,7 @@ from manifoldid.groups import (
     Similarity,
     Translation,
 )
-from manifoldid.inference import FitResult, QuasiVariances, fit, quasi_variances
+from manifoldid.inference import Estimate, EstimatedContrast, FitResult, QuasiVariances, fit, infer, quasi_variances
 from manifoldid.invariance import check_invariance
 from manifoldid.optim import Handle, attach
 from manifoldid.sections import Reference, Section
@@ -53,12 +54,15 @@ __all__ = [
     "DegeneratePointError",
     "DetachedWarning",
     "Ensemble",
+    "Estimate",
+    "EstimatedContrast",
     "Finite",
     "FitResult",
     "GaugeGroup",
     "GeneralLinear",
     "Handle",
     "LocationScale",
+    "MatrixGroup",
     "NotConvergedError",
     "NotEstimableError",
     "NotIdentifiableError",
@@ -88,6 +92,7 @@ __all__ = [
     "conformance",
     "diagnose",
     "fit",
+    "infer",
     "nn",
     "parameter",
     "quasi_variances",
