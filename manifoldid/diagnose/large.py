@@ -86,9 +86,18 @@ def _explain(search: Search, null: LargeNull, structured: list[Field]) -> None:
 
 
 def _take(search: Search, fields: list[Field], rank: int) -> int:
-    """Adds those fields that raise the rank."""
+    """Adds those fields that raise the rank at the first point; returns the new rank."""
+    model = search.nulls.models[0]
+    span = _span(search.fields, model)
     for field in fields:
-        if rank < search.dim and search.rank((field,)) > rank:
+        if rank >= search.dim:
+            break
+        v = field(model.x) / model.scale
+        v = v / v.norm().clamp_min(1e-300)
+        rest = v - span @ (span.mT @ v)
+        rest = rest - span @ (span.mT @ rest)
+        if float(rest.norm()) > 1e-7:
+            span = torch.cat([span, (rest / rest.norm())[:, None]], dim=1)
             search.fields.append(field)
             rank += 1
     return rank
