@@ -1,5 +1,6 @@
 """Maximum likelihood on the quotient: a Riemannian trust region with truncated conjugate gradients."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -141,7 +142,7 @@ def fit(
         weights: Item weights of metric and section.
         tolerance: Stop when the gradient norm is this fraction of the largest one met; default eps^0.75.
         max_iterations: Steps at most; reaching it gives `converged=False`.
-        progress: Print a line per step.
+        progress: Write a line per step to stderr.
 
     Returns:
         Point on the canonical section, and why the iteration stopped.
@@ -178,7 +179,7 @@ def fit(
             continue
         gain = (model.value - value + rounding) / (promised + rounding)
         if at_boundary and radius > 1e4 and model.runs_away(u):
-            raise _unbounded(model, u)
+            raise UnboundedEstimateError(_who_runs_away(model, u))
         length = model.size(u)
         if gain < 0.25:
             radius = 0.25 * length
@@ -189,7 +190,7 @@ def fit(
         elif radius <= eps * max(model.size(flatten(model.x)), eps):
             return _result(model, False, k + 1, "no step decreases `nll`: its derivatives do not fit its values")
     if last is not None and _moves_on(model, last) and model.runs_away(last):
-        raise _unbounded(model, last)
+        raise UnboundedEstimateError(_who_runs_away(model, last))
     return _result(model, False, max_iterations, f"`max_iterations` = {max_iterations} steps were not enough")
 
 
@@ -200,7 +201,7 @@ def _moves_on(model: _Model, u: Tensor) -> bool:
 
 def _finished(model: _Model, last: Tensor | None, k: int, why: str) -> FitResult:
     if last is not None and _moves_on(model, last) and model.runs_away(last):
-        raise _unbounded(model, last)
+        raise UnboundedEstimateError(_who_runs_away(model, last))
     return _result(model, True, k, why)
 
 
@@ -208,7 +209,8 @@ def _result(model: _Model, converged: bool, k: int, why: str) -> FitResult:
     return FitResult(model.x, model.value, converged, k, model.norm, why)
 
 
-def _unbounded(model: _Model, u: Tensor) -> UnboundedEstimateError:
+def _who_runs_away(model: _Model, u: Tensor) -> str:
+    """The message of an `UnboundedEstimateError`."""
     who = []
     for name, t in blocks_of(unflatten(u, model.x)).items():
         rest = t.detach().abs() if t.ndim == 0 or t.numel() < 3 else (t - t.median()).abs()
@@ -216,7 +218,7 @@ def _unbounded(model: _Model, u: Tensor) -> UnboundedEstimateError:
         if far:
             items = listed([entry[0] if len(entry) == 1 else tuple(entry) for entry in far]) if t.ndim else ""
             who.append(f"{'items ' + items if items else ''}{f' of block {name!r}' if name else ''}".strip())
-    return UnboundedEstimateError(
+    return (
         f"`nll` has no minimum: it keeps decreasing while {' and '.join(who) or 'the point'} run away to infinity "
         "(separation: an item that always or never wins, a class that a feature separates). Leave these out, collect data that "
         "contradict it, or put a prior into `nll` on mid.Section(group)(x)"
@@ -226,6 +228,6 @@ def _unbounded(model: _Model, u: Tensor) -> UnboundedEstimateError:
 def _printer(progress: bool) -> Callable[[int, _Model, float], None]:
     def report(k: int, model: _Model, radius: float) -> None:
         if progress:
-            print(f"{k:4d}  nll {model.value:.10g}  gradient {model.norm:.2e}  radius {radius:.1e}")
+            sys.stderr.write(f"{k:4d}  nll {model.value:.10g}  gradient {model.norm:.2e}  radius {radius:.1e}\n")
 
     return report

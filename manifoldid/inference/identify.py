@@ -37,45 +37,55 @@ def complement(basis: Tensor) -> Tensor:
     return torch.linalg.qr(basis, mode="complete").Q[:, basis.shape[-1] :]
 
 
-def null_message(null: Tensor, extra: int, x: Point, group: GaugeGroup) -> str:
+def null_message(beyond: Tensor, gauge: Tensor, unit: Tensor, x: Point, group: GaugeGroup) -> str:
     """What a `NotIdentifiableError` says.
 
     Args:
-        null: Columns (N, m) that span all null directions, the gauge among them.
-        extra: How many of them are beyond the gauge.
+        beyond: Orthonormal columns (N, m), the null directions orthogonal to the gauge, in units of `unit`.
+        gauge: Orthonormal columns (N, k) of the gauge, in the same units.
+        unit: The unit (N,) of every number of the point.
         x: The point.
         group: The declared gauge.
     """
     places, advice = [], []
-    basis = column_space(null)
-    for name, part in blocks_of(unflatten(basis.mT, x)).items():
-        rows = (torch.view_as_real(part.resolve_conj()) if part.is_complex() else part).flatten(1).mT
+    free = column_space(torch.cat([gauge, beyond], -1) * unit[:, None])
+    for (name, part), own in zip(
+        blocks_of(unflatten(free.mT, x)).items(), blocks_of(unflatten(beyond.mT, x)).values(), strict=True
+    ):
+        rows, own_rows = _rows(part), _rows(own)
         label = f"block {name!r}" if name else "the point"
-        size = rows.norm(dim=-1)
-        hit = (size > 1e-6).nonzero()[:, 0].tolist()
+        hit = (own_rows.norm(dim=-1) > 1e-6).nonzero()[:, 0].tolist()
         if not hit:
             continue
-        labels = _clusters(rows, hit)
+        rows = rows / rows.norm(dim=-1).max()
+        labels = _clusters(rows)
         parts = max(labels) + 1
-        if len(hit) == len(rows) and parts == column_space(rows.mT).shape[-1] and len(rows) > 1:
-            groups = [[k for k, c in enumerate(labels) if c == part_] for part_ in range(min(parts, 3))]
-            shown = "; ".join(f"items {listed(items)}" for items in groups)
-            places.append(f"{label}: {parts} component(s) move freely against each other ({shown})")
+        if -1 not in labels and parts == column_space(rows.mT).shape[-1] and len(rows) > 1:
+            members = [[k for k, own_label in enumerate(labels) if own_label == c] for c in range(min(parts, 3))]
+            shown = "; ".join(f"items {listed(items)}" for items in members)
+            places.append(f"{label}: {parts} component(s) move freely ({shown})")
             inside = "mid.Translation()" if parts == 1 else f"mid.Translation(blocks=torch.tensor({_short(labels)}))"
             advice.append(f"mid.Product({name}={inside})" if name else inside)
         else:
             places.append(f"{label}: items {listed(hit)}")
     how = f"declare {', '.join(advice)}" if advice else "declare it with mid.Shift(directions)"
     return (
-        f"`nll` does not see {extra} direction(s) beyond the gauge {group!r}, in {' and in '.join(places)}. If that is "
-        f"meant, {how}; else collect data that connect them, or drop collinear and unused parameters. mid.diagnose names the freedom"
+        f"`nll` does not see {beyond.shape[-1]} direction(s) beyond the gauge {group!r}, in {' and in '.join(places)}. If that "
+        f"is meant, {how}; else collect data that connect them, or drop collinear and unused parameters. mid.diagnose names "
+        "the freedom"
     )
 
 
-def _clusters(rows: Tensor, hit: list[int]) -> list[int]:
-    """Labels of equal rows, numbered by first appearance; rows that are zero take the label of none, -1."""
+def _rows(part: Tensor) -> Tensor:
+    """Directions (m, *event) as one row (m,) per number."""
+    real = torch.view_as_real(part.resolve_conj()) if part.is_complex() else part
+    return real.reshape(len(real), -1).mT
+
+
+def _clusters(rows: Tensor) -> list[int]:
+    """Labels of equal rows, numbered by first appearance; rows that are zero have the label -1."""
     labels, centres = [-1] * len(rows), []
-    for k in hit:
+    for k in (rows.norm(dim=-1) > 1e-6).nonzero()[:, 0].tolist():
         found = next((c for c, row in enumerate(centres) if float((rows[k] - row).norm()) < 1e-6), None)
         if found is None:
             centres.append(rows[k])

@@ -206,15 +206,14 @@ def _inverse(gradient: Tensor, hessian: Tensor, x: Point, group: GaugeGroup) -> 
     cut = 100 * max(len(unit), 10) * torch.finfo(values.dtype).eps * values.abs().max()
     null = values.abs() <= cut
     if bool(null.any()):
-        directions = torch.cat([gauge, basis @ vectors[:, null]], -1) * unit[:, None]
-        raise NotIdentifiableError(null_message(directions, int(null.sum()), x, group))
+        raise NotIdentifiableError(null_message(basis @ vectors[:, null], gauge, unit, x, group))
     slope = vectors.mT @ (basis.mT @ (unit * gradient))
     decrement = float((slope.square() / values.abs()).sum().sqrt())
     if decrement > _STATIONARY:
         raise NotConvergedError(f"`point` is {decrement:.2g} standard errors from the optimum of `nll`; use mid.fit")
     if bool((values < 0).any()):
         raise NotConvergedError(
-            f"`point` is a saddle of `nll`, which decreases along {int((values < 0).sum())} direction(s); use mid.fit from another start"
+            f"`point` is a saddle of `nll`, falling along {int((values < 0).sum())} direction(s); use mid.fit from another start"
         )
     lifted = unit[:, None] * (basis @ vectors)
     return (lifted / values) @ lifted.mT
@@ -238,7 +237,7 @@ def _score_information(nll: Likelihood, nll_terms: Callable[[Any], Tensor], x: P
     total, value = float(terms.detach().sum()), float(nll(x).detach())
     if not abs(total - value) <= default_tolerance(x) * max(abs(total), abs(value)):
         raise ValueError(
-            f"`nll_terms` sum to {total:.8g}, but `nll` is {value:.8g}: nll must be their sum (if it looks like the mean: pass the sum)"
+            f"`nll_terms` sum to {total:.8g}, but `nll` is {value:.8g}: nll must be their sum, not their mean"
         )
     scores = _jacobian(lambda v: nll_terms(unflatten(v, x)), flatten(x))
     return scores.mT @ scores

@@ -1,4 +1,4 @@
-"""Quasi-variances: one number per item, so that the variance of every difference is nearly the sum of two (Firth & de Menezes 2004)."""
+"""Quasi-variances: the variance of every difference is nearly the sum of two of them (Firth & de Menezes 2004)."""
 
 import warnings
 from dataclasses import dataclass
