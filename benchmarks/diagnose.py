@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from manifoldid.diagnose import diagnose
+from manifoldid.diagnose import Diagnosis, diagnose
 
 F64 = torch.float64
 
@@ -61,6 +61,7 @@ def main():
         start = time.perf_counter()
         diagnosis = diagnose(predict, point)
         taken = time.perf_counter() - start
+        assert isinstance(diagnosis, Diagnosis)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         right = "" if diagnosis.dim == dim else f"  EXPECTED {dim}"
         print(

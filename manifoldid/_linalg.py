@@ -257,7 +257,9 @@ class _RotationLog(torch.autograd.Function):
             return torch.zeros_like(q)
         basis = x.new_zeros(count, size, size)
         index = torch.arange(count, device=x.device)
-        basis = basis.index_put((index, rows, columns), x.new_ones(())).index_put((index, columns, rows), -x.new_ones(()))
+        basis = basis.index_put((index, rows, columns), x.new_ones(())).index_put(
+            (index, columns, rows), -x.new_ones(())
+        )
         bracket = x[..., None, :, :] @ basis - basis @ x[..., None, :, :]
         ad = bracket[..., rows, columns].mT
         zero = torch.zeros_like(ad)

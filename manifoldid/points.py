@@ -178,6 +178,15 @@ def item_weights(weights: Tensor, event: torch.Size, like: Tensor) -> Tensor:
     return w / w.mean()
 
 
+def part_of_weights(weights: Weights, of: tuple[str, ...] | str) -> Weights:
+    """The weights of one factor of a product."""
+    if weights is None or isinstance(weights, Tensor):
+        return weights
+    if isinstance(of, str):
+        return weights.get(of)
+    return {name: weights[name] for name in of if name in weights} or None
+
+
 def concrete(x: Tensor) -> bool:
     """Whether the values of `x` may be looked at: False under torch.compile, export, vmap and on fake or meta tensors."""
     if torch.compiler.is_compiling() or x.is_meta:

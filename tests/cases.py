@@ -58,10 +58,18 @@ TABLE = [
         mid.LocationScale(locations=("theta", "beta"), slopes=("alpha",)),
         {"theta": randn(6), "beta": randn(4, seed=1), "alpha": positive(4, seed=2)},
     ),
-    Row("location-scale", mid.LocationScale("mu", scales="sigma"), {"mu": randn(6), "sigma": positive(6), "free": randn(2, seed=3)}),
+    Row(
+        "location-scale",
+        mid.LocationScale("mu", scales="sigma"),
+        {"mu": randn(6), "sigma": positive(6), "free": randn(2, seed=3)},
+    ),
     Row("orthogonal", mid.Orthogonal(), randn(7, 3)),
     Row("orthogonal-plane", mid.Orthogonal(), randn(5, 2, seed=1)),
-    Row("general-linear", mid.GeneralLinear("A", "B"), {"A": randn(6, 3), "B": randn(5, 3, seed=2), "free": randn(2, seed=3)}),
+    Row(
+        "general-linear",
+        mid.GeneralLinear("A", "B"),
+        {"A": randn(6, 3), "B": randn(5, 3, seed=2), "free": randn(2, seed=3)},
+    ),
     Row(
         "general-linear-peft",
         mid.GeneralLinear("lora_A", "lora_B", rank_dims=(0, -1)),
@@ -85,13 +93,25 @@ TABLE = [
     Row("pointwise", mid.Pointwise(lambda x: x.log().log(), lambda y: y.exp().exp()), 2 + positive(6)),
     Row("pointwise-affine", mid.Pointwise(torch.asinh, torch.sinh, mid.Affine(blocks=BLOCKS)), randn(7)),
     Row("permutation", mid.Permutation(dim=-2, event_dim=2), randn(5, 3)),
-    Row("permutation-of-units", mid.Permutation(dim={"w": 0, "v": -1}, event_dim=2), {"w": randn(5, 3), "v": randn(2, 5, seed=2)}),
+    Row(
+        "permutation-of-units",
+        mid.Permutation(dim={"w": 0, "v": -1}, event_dim=2),
+        {"w": randn(5, 3), "v": randn(2, 5, seed=2)},
+    ),
     Row("signs", mid.SignFlip(dim=-1, event_dim=2), randn(5, 3)),
     Row("finite", mid.Finite(torch.neg, lambda x: x.flip(-1), event_dim=1), randn(4)),
     Row(
         "nested",
-        mid.Product(mid.GeneralLinear("U", "V"), mid.Product(mid.LocationScale("mu", scales="sigma")), skill=mid.Affine()),
-        {"U": randn(4, 2), "V": randn(5, 2, seed=1), "mu": randn(4, seed=2), "sigma": positive(4, seed=3), "skill": randn(5, seed=4)},
+        mid.Product(
+            mid.GeneralLinear("U", "V"), mid.Product(mid.LocationScale("mu", scales="sigma")), skill=mid.Affine()
+        ),
+        {
+            "U": randn(4, 2),
+            "V": randn(5, 2, seed=1),
+            "mu": randn(4, seed=2),
+            "sigma": positive(4, seed=3),
+            "skill": randn(5, seed=4),
+        },
     ),
     Row("custom", AsinhShift(), randn(5)),
 ]

@@ -12,9 +12,18 @@ from torch import Tensor
 from manifoldid.ensemble.align import align_members, align_observed, stacked
 from manifoldid.errors import DegeneratePointError, NotEstimableError, listed
 from manifoldid.groups.base import GaugeGroup
-from manifoldid.groups.product import part_of_weights
 from manifoldid.invariance import default_tolerance, largest_change
-from manifoldid.points import Point, Weights, blocks_of, first, flatten, is_dict, like_point, map_blocks
+from manifoldid.points import (
+    Point,
+    Weights,
+    blocks_of,
+    first,
+    flatten,
+    is_dict,
+    like_point,
+    map_blocks,
+    part_of_weights,
+)
 from manifoldid.quotient.frechet import frechet_mean
 from manifoldid.sections import SectionLike, as_section
 

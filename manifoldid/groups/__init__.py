@@ -5,6 +5,7 @@ from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.finite import Finite, Permutation, SignFlip
 from manifoldid.groups.general_linear import GeneralLinear
 from manifoldid.groups.location_scale import LocationScale
+from manifoldid.groups.matrix import MatrixGroup
 from manifoldid.groups.motions import RigidMotion, Similarity
 from manifoldid.groups.orthogonal import Orthogonal
 from manifoldid.groups.phase import Phase
@@ -23,6 +24,7 @@ __all__ = [
     "GaugeGroup",
     "GeneralLinear",
     "LocationScale",
+    "MatrixGroup",
     "Orthogonal",
     "Permutation",
     "Phase",

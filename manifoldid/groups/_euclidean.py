@@ -101,7 +101,7 @@ class LogGeometry(Geometry):
         return self.exp(x, u)
 
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
-        """See `Geometry.exp`: x times exp(u / x)."""
+        """See `Geometry.exp`: multiplication by the exponential of u / x."""
         x = _positive(x)
         return x * (u / x).exp()
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from manifoldid.groups.geometry import Geometry
-from manifoldid.groups.product import ProductGeometry, part_of_weights
-from manifoldid.points import Weights
+from manifoldid.groups.product import ProductGeometry
+from manifoldid.points import Weights, part_of_weights
 
 
 class NamedBlocksGeometry(ProductGeometry):

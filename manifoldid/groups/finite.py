@@ -109,7 +109,9 @@ class _Along(_FiniteGroup):
         for block, t in self._moving(x).items():
             if t.ndim < self._least(block):
                 label = f"{name}[{block!r}]" if block else name
-                raise ValueError(f"`{label}` has no dimension {self._dim_of(block)} (`dim`): its shape is {tuple(t.shape)}")
+                raise ValueError(
+                    f"`{label}` has no dimension {self._dim_of(block)} (`dim`): its shape is {tuple(t.shape)}"
+                )
         sizes = sorted({rows.shape[-2] for rows in self._rows(x)})
         if len(sizes) > 1:
             raise ValueError(f"`{name}` has blocks of different sizes along `dim` of {self!r}: {sizes}")
@@ -148,7 +150,11 @@ class _Along(_FiniteGroup):
             w = weights if isinstance(weights, Tensor) or weights is None else weights.get(name)
             event = t.shape[ndim:] + torch.Size((2,) if t.is_complex() else ())
             flat = rows.new_ones(event) if w is None else flat_weights(w, t, ndim)
-            parts.append(_rows_of(rows.new_ones(event) if flat is None else flat.reshape(event), self._place(name, t, ndim) - ndim, 0))
+            parts.append(
+                _rows_of(
+                    rows.new_ones(event) if flat is None else flat.reshape(event), self._place(name, t, ndim) - ndim, 0
+                )
+            )
         return rows, others, torch.cat(parts, dim=-1)
 
 

@@ -12,8 +12,7 @@ from manifoldid.groups._named_blocks import NamedBlocksGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
 from manifoldid.groups.orbit import closest_by_newton
-from manifoldid.groups.product import part_of_weights
-from manifoldid.points import Point, Weights, item_weights
+from manifoldid.points import Point, Weights, item_weights, part_of_weights
 
 
 class _Factor(NamedTuple):
@@ -60,7 +59,7 @@ class GeneralLinear(GaugeGroup):
         "fewer directions; use fewer columns, or start at full rank (a factor that is zero, with the other of full rank, is "
         "accepted as a start)"
     )
-    closest_defect = f"{defect}; so must `at`"
+    closest_defect = f"{defect}; or `at` has such a factor"
 
     def __post_init__(self) -> None:
         if not isinstance(self.first, str) or not isinstance(self.second, str):
@@ -109,8 +108,8 @@ class GeneralLinear(GaugeGroup):
     # ------------------------------------------------------------------------------------------------ the action
 
     def act(self, xi: Tensor, x: Point) -> Point:
-        a, b = self.factors_of(x)
-        return self.moved_by(_element(xi, a.shape[-1]), x)
+        size = self.factors_of(x)[0].shape[-1]
+        return self.moved_by(_element(xi, size), x)
 
     def undo(self, xi: Tensor, x: Point) -> Point:
         a, b = self.factors_of(x)
@@ -156,37 +155,20 @@ class GeneralLinear(GaugeGroup):
         return (full_a & zero_b) | (full_b & zero_a), full_a & full_b
 
     def closest(self, x: Point, to: Point, weights: Weights = None) -> Canonical:
-        """The representative closest to `to`, by Newton's method from the balanced one that is rotated to balanced `to`."""
-        own = {name: x[name] for name in self.block_names}
-        goal = {name: to[name] for name in self.block_names}
-        weights = part_of_weights(weights, self.block_names)
-        start, end = self.canonical(own, weights), self.canonical(goal, weights)
-        turned = self._rotated(start.point, end.point, weights)
+        """The representative of `x` with the balance of `to`, rotated to be closest to it: balanced `x` rotated to balanced `to`."""
+        start, end = self.canonical(x, weights), self.canonical(to, weights)
         size = self.factors_of(x)[0].shape[-1]
-        guess = self.moved_by(_element(end.xi, size), turned)
-        form = closest_by_newton(self, guess, goal, self._as_items(own, weights))
-        g = self._carrier(form.point, own, weights)
+        from_x, from_to = (_element(form.xi, size) for form in (start, end))
+        g = self.turn(start.point, end.point, weights) @ from_to
         regular = start.regular & end.regular
-        point = {name: t * regular[..., None] for name, t in form.point.items()}
-        return Canonical({**x, **point}, g * regular, regular)
-
-    def _rotated(self, x: Point, to: Point, weights: Weights) -> Point:
-        """Balanced `x` rotated to be closest to balanced `to`."""
-        a, b = self.factors_of(x)
-        turn = self.turn(x, to, weights)
-        return self.point_of(a @ turn, b @ turn, x)
+        change = torch.linalg.solve(g, from_x) - torch.eye(size, dtype=g.dtype, device=g.device)
+        point = self.moved_by(g, start.point)
+        return Canonical(point, change.flatten(-2) * regular, regular)
 
     def turn(self, x: Point, to: Point, weights: Weights) -> Tensor:
         """The orthogonal matrix that brings balanced `x` closest to balanced `to`."""
         (a, b), (c, d), (w_a, w_b) = self.factors_of(x), self.factors_of(to), self.row_weights(x, weights)
         return polar(_weighted(a, w_a).mT @ _weighted(c, w_a) + _weighted(b, w_b).mT @ _weighted(d, w_b))
-
-    def _carrier(self, y: Point, x: Point, weights: Weights) -> Tensor:
-        """Coordinates of the move from `y` to `x` on the same orbit, through the canonical representative of both."""
-        from_y, from_x = (self.canonical(p, weights).xi for p in (y, x))
-        size = self.factors_of(x)[0].shape[-1]
-        change = (from_x - from_y).unflatten(-1, (size, size))
-        return torch.linalg.solve(_element(from_y, size), change).flatten(-2)
 
     # ------------------------------------------------------------------------------------------------ weights
 
@@ -199,20 +181,14 @@ class GeneralLinear(GaugeGroup):
         if weights is None:
             return None, None
         if isinstance(weights, Tensor) or set(weights) - set(x.keys()):
-            raise ValueError(f"`weights` of {self!r} must be a dict over the blocks {sorted(x.keys())}, got {_kind(weights)}")
+            raise ValueError(
+                f"`weights` of {self!r} must be a dict over the blocks {sorted(x.keys())}, got {_kind(weights)}"
+            )
         first, second = (
             item_weights(weights[n], t.shape[-2:-1], t)[:, None] if n in weights else None
             for n, t in zip(self.block_names, self.factors_of(x), strict=True)
         )
         return first, second
-
-    def _as_items(self, x: Point, weights: Weights) -> Weights:
-        """Row weights as weights of all entries."""
-        if weights is None:
-            return None
-        ones = [torch.ones_like(t[(0,) * (t.ndim - 2)]) for t in self.factors_of(x)]
-        entries = [t if w is None else t * w for t, w in zip(ones, self.row_weights(x, weights), strict=True)]
-        return self.point_of(*entries, {})
 
     def geometry(self, weights: Weights = None) -> NamedBlocksGeometry:
         return NamedBlocksGeometry(GeneralLinearGeometry(self, weights), weights)
@@ -287,6 +263,10 @@ class GeneralLinearGeometry(Geometry):
     def retract(self, x: Point, u: Point) -> Point:
         """See `Geometry.retract`: (A + dA, B + dB), equivariant, of first order."""
         return {name: t + u[name] for name, t in x.items()}
+
+    def align(self, x: Point, to: Point) -> Point:
+        """See `Geometry.align`: with the balance of `to`, rotated to it."""
+        return self.group.closest(x, to, self.weights).point
 
     def transport(self, x: Point, y: Point, v: Point) -> Point:
         """See `Geometry.transport`: from balanced `x` to the rotated balanced `y`, then made horizontal."""

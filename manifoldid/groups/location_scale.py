@@ -14,8 +14,7 @@ from manifoldid.groups._named_blocks import NamedBlocksGeometry, block_names
 from manifoldid.groups._sphere import _angle_over_sine, _squared_angle
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
-from manifoldid.groups.product import part_of_weights
-from manifoldid.points import Point, Weights, cast_like, flat_weights, flatten, unflatten
+from manifoldid.points import Point, Weights, cast_like, flat_weights, flatten, part_of_weights, unflatten
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -200,7 +199,10 @@ class LocationScaleGeometry(Geometry):
         return self.exp(x, u)
 
     def exp(self, x: Point, u: Point) -> Point:
-        """See `Geometry.exp`: m + s e^rho (cos(th) c / s + sinc(th) t), q exp(u / q); rho the part of u along c, t the rest."""
+        """See `Geometry.exp`.
+
+        Locations become m + s e^rho (cos(th) c / s + sinc(th) t), rho the part of u along c and t the rest, others q exp(u / q).
+        """
         measure, _, _ = self._measures(x)
         frame = self._frame(x)
         velocity, others = self._relative(x, u, frame)

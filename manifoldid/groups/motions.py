@@ -33,7 +33,9 @@ class _Motion(GaugeGroup, ABC):
         "lies in a subspace of dimension below k - 1 for its k columns: rotations around it do not move it (and a single point has "
         "no size), so it has no frame; start from points in general position, or use fewer columns"
     )
-    closest_defect = "has no single closest representative: two axes or more are orthogonal to those of `at`; choose another `at`"
+    closest_defect = (
+        "has no single closest representative: two axes or more are orthogonal to those of `at`; choose another `at`"
+    )
 
     def dimension(self, x: Point) -> int:
         size = x.shape[-1]
@@ -43,7 +45,11 @@ class _Motion(GaugeGroup, ABC):
         """a (*batch, 1, 1), Q (*batch, k, k), t (*batch, 1, k)."""
         start = int(self.scales)
         factor = xi[..., :1].exp() if self.scales else torch.ones_like(xi[..., :1])
-        return factor[..., None], rotation(xi[..., start : xi.shape[-1] - size], size), xi[..., None, xi.shape[-1] - size :]
+        return (
+            factor[..., None],
+            rotation(xi[..., start : xi.shape[-1] - size], size),
+            xi[..., None, xi.shape[-1] - size :],
+        )
 
     def act(self, xi: Tensor, x: Tensor) -> Tensor:
         factor, turn, shift = self._parts(xi, x.shape[-1])

@@ -32,7 +32,9 @@ class Orthogonal(GaugeGroup):
         "has rank below r - 1 for its r columns: rotations inside the missing directions do not change it, so it has no frame; "
         "start from a point of full rank, or use fewer columns"
     )
-    closest_defect = "is orthogonal to `at` in two directions or more, so that many rotations are closest; choose another `at`"
+    closest_defect = (
+        "is orthogonal to `at` in two directions or more, so that many rotations are closest; choose another `at`"
+    )
 
     def dimension(self, x: Point) -> int:
         return x.shape[-1] * (x.shape[-1] - 1) // 2
@@ -135,7 +137,9 @@ def procrustes(x: Tensor, to: Tensor, weights: Weights) -> tuple[Tensor, Tensor]
     values = torch.linalg.svdvals(torch.where(torch.isfinite(product), product, torch.zeros_like(product)).detach())
     regular = torch.isfinite(product).all(-1).all(-1)[..., None]
     if values.shape[-1] > 1:
-        size = torch.linalg.vector_norm(x, dim=(-2, -1)) * torch.linalg.vector_norm(weighted_rows(to, weights, 1.0), dim=(-2, -1))
+        size = torch.linalg.vector_norm(x, dim=(-2, -1)) * torch.linalg.vector_norm(
+            weighted_rows(to, weights, 1.0), dim=(-2, -1)
+        )
         regular = regular & (values[..., -2:-1] > torch.finfo(x.dtype).eps * size[..., None])
     return polar(product), regular
 

@@ -22,7 +22,9 @@ class Phase(GaugeGroup):
     """
 
     dim = 1
-    defect = "is a zero vector: every phase leaves it alone, so it has none to remove; start from a point that is not zero"
+    defect = (
+        "is a zero vector: every phase leaves it alone, so it has none to remove; start from a point that is not zero"
+    )
     closest_defect = (
         "is orthogonal to `at`, so that all phases are at the same distance, or is zero; choose another `at`"
     )
@@ -55,7 +57,8 @@ class Phase(GaugeGroup):
         """See `GaugeGroup.validate`; also that the point is a complex tensor.
 
         Raises:
-            TypeError: It is not.
+            TypeError: It is no tensor of numbers.
+            ValueError: It is a dict, or real.
         """
         x = super().validate(x, name)
         if not isinstance(x, Tensor):
@@ -64,7 +67,9 @@ class Phase(GaugeGroup):
                 f"say which block it acts on: mid.Product({next(iter(x.keys()))}={self!r})"
             )
         if not x.is_complex():
-            raise TypeError(f"`{name}` of {type(self).__name__} must be complex, got {x.dtype}; torch.complex(re, im) makes one")
+            raise TypeError(
+                f"`{name}` of {type(self).__name__} must be complex, got {x.dtype}; torch.complex(re, im) makes one"
+            )
         return x
 
     def geometry(self, weights: Weights = None) -> "PhaseGeometry":

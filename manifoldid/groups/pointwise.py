@@ -37,7 +37,7 @@ class Pointwise(GaugeGroup):
 
     forward: Callable[[Point], Point]
     inverse: Callable[[Point], Point]
-    group: GaugeGroup = Translation()
+    group: GaugeGroup = Translation()  # noqa: RUF009 (immutable)
 
     def __post_init__(self) -> None:
         for role in ("forward", "inverse"):
@@ -87,10 +87,14 @@ class Pointwise(GaugeGroup):
     def _through(self, x: Point, form: Canonical) -> Canonical:
         """A form in the chart as one of `x`; zeroed where the chart is not finite."""
         point, ndim = self._back(form.point, x), self.batch_ndim(x)
-        inside = torch.isfinite(flatten(point, ndim)).all(-1, keepdim=True) & torch.isfinite(form.xi).all(-1, keepdim=True)
+        inside = torch.isfinite(flatten(point, ndim)).all(-1, keepdim=True) & torch.isfinite(form.xi).all(
+            -1, keepdim=True
+        )
         regular = inside if form.regular is None else inside & form.regular
         keep = regular.all(-1)
-        point = map_blocks(lambda t: torch.where(keep[(..., *(None,) * (t.ndim - ndim))], t, torch.zeros_like(t)), point)
+        point = map_blocks(
+            lambda t: torch.where(keep[(..., *(None,) * (t.ndim - ndim))], t, torch.zeros_like(t)), point
+        )
         if self.block_names:
             point = {name: t if name in self.block_names else x[name] for name, t in point.items()}
         xi = torch.where(keep[..., None], form.xi, torch.zeros_like(form.xi))
@@ -178,5 +182,3 @@ def _completed(y: Point, x: Point) -> Point:
         return y
     given = blocks_of(y)
     return {name: given.get(name, t) for name, t in blocks_of(x).items()}
-
-

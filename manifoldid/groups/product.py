@@ -20,6 +20,7 @@ from manifoldid.points import (
     is_dict,
     like_point,
     map_blocks,
+    part_of_weights,
     unflatten,
 )
 
@@ -273,15 +274,6 @@ def _part(x: Point, of: tuple[str, ...] | str) -> Point:
     if isinstance(of, str):
         return x[of]
     return {name: x[name] for name in of}
-
-
-def part_of_weights(weights: Weights, of: tuple[str, ...] | str) -> Weights:
-    """The weights of one factor of a product."""
-    if weights is None or isinstance(weights, Tensor):
-        return weights
-    if isinstance(of, str):
-        return weights.get(of)
-    return {name: weights[name] for name in of if name in weights} or None
 
 
 def _named(y: Point, of: tuple[str, ...] | str) -> dict[str, Tensor]:

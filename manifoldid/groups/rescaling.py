@@ -14,8 +14,7 @@ from manifoldid.groups._named_blocks import NamedBlocksGeometry, block_names
 from manifoldid.groups._sphere import _angle_over_sine, _squared_angle
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
-from manifoldid.groups.product import part_of_weights
-from manifoldid.points import Point, Weights, cast_like, concrete, flat_weights, unflatten
+from manifoldid.points import Point, Weights, cast_like, concrete, flat_weights, part_of_weights, unflatten
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,7 +62,9 @@ class Rescaling(GaugeGroup):
             if not isinstance(given, Mapping) or not all(type(d) is int for d in given.values()):
                 raise TypeError(f"`{role}` must be a dict from names of blocks to integers, got {given!r}")
             if set(given) - set(names):
-                raise ValueError(f"`{role}` names the blocks {sorted(set(given) - set(names))}, but the group acts on {names}")
+                raise ValueError(
+                    f"`{role}` names the blocks {sorted(set(given) - set(names))}, but the group acts on {names}"
+                )
             object.__setattr__(self, role, dict(given))
         object.__setattr__(self, "block_names", names)
         object.__setattr__(self, "_warned", [])
@@ -124,7 +125,11 @@ class Rescaling(GaugeGroup):
             raise ValueError(str(error).replace("`point`", f"`{name}`")) from None
         if not self._warned and all(concrete(x[block]) for block in self.block_names):
             sizes = self._sizes(x, ndim, None)
-            dead = ((sizes[0] == 0) | (sizes[1] == 0)).flatten(0, -2) if ndim else ((sizes[0] == 0) | (sizes[1] == 0))[None]
+            dead = (
+                ((sizes[0] == 0) | (sizes[1] == 0)).flatten(0, -2)
+                if ndim
+                else ((sizes[0] == 0) | (sizes[1] == 0))[None]
+            )
             if bool(dead.any()):
                 self._warned.append(True)
                 units = dead.any(0).nonzero()[:, 0].tolist()
@@ -183,7 +188,9 @@ class Rescaling(GaugeGroup):
         """Norms (*batch, K) of incoming and outgoing weights of every unit."""
         incoming, outgoing = self.rows(x, ndim)
         w, v = self.row_weights(x, ndim, weights)
-        return _norm(incoming if w is None else incoming * w.sqrt()), _norm(outgoing if v is None else outgoing * v.sqrt())
+        return _norm(incoming if w is None else incoming * w.sqrt()), _norm(
+            outgoing if v is None else outgoing * v.sqrt()
+        )
 
     def rows(self, x: Point, ndim: int) -> tuple[Tensor, Tensor]:
         """Incoming (*batch, K, m) and outgoing (*batch, K, n) weights of every unit."""
@@ -295,7 +302,9 @@ class RescalingGeometry(Geometry):
         time = torch.where(away, torch.atan2(rate, ahead) / safe, slow)
         size = h * safe_root(ahead.square() + rate.square())
         new_into, new_out = size * _circle(units.into, spin * time), size * _circle(units.out, turn * time)
-        return self._pushed(x, units, torch.where(live, new_into, into), torch.where(live, new_out, out), from_dead=(x, ~live))
+        return self._pushed(
+            x, units, torch.where(live, new_into, into), torch.where(live, new_out, out), from_dead=(x, ~live)
+        )
 
     def log(self, x: Point, y: Point) -> Point:
         """See `Geometry.log`."""

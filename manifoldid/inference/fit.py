@@ -118,6 +118,8 @@ class _Model:
         last = self.value
         for t in (1.0, 3.0, 10.0, 30.0, 100.0, _FAR):
             value = self.value_along(t * u)
+            if value == float("inf") and t >= 100:
+                return True  # it has decreased all the way to where exponentials overflow
             if not value <= last + 64 * eps * abs(last):
                 return False
             last = min(value, last)
@@ -149,11 +151,16 @@ def fit(
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: `start` or `nll` is not finite, not scalar, or not attached to the point.
+        ValueError: `start` or `nll` is not finite, not scalar, or not attached to the point; `tolerance` is negative or
+            `max_iterations` below 1.
         NotInvariantError: `nll` sees the gauge.
         DegeneratePointError: `start` has no representative.
         UnboundedEstimateError: The maximum is at infinity; the message says who runs away.
     """
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"`tolerance` must be a number >= 0, relative to the largest gradient norm, got {tolerance}")
+    if max_iterations < 1:
+        raise ValueError(f"`max_iterations` must be at least 1, got {max_iterations}")
     x = prepared(start, group, weights, "start")
     check_likelihood(nll, x, group)
     w = flat_weights(weights, x, group.batch_ndim(x))
@@ -196,7 +203,9 @@ def fit(
 
 def _moves_on(model: _Model, u: Tensor) -> bool:
     """Whether a step is no part of a quadratic convergence."""
-    return float(u.abs().max()) > 1e-3 * max(1e-3, float(flatten(model.x).abs().max()))
+    return model.size(u) > 1e-4 * max(
+        1e-3, model.size(flatten(model.x))
+    )  # in the metric: positive points count in logs
 
 
 def _finished(model: _Model, last: Tensor | None, k: int, why: str) -> FitResult:
@@ -212,6 +221,7 @@ def _result(model: _Model, converged: bool, k: int, why: str) -> FitResult:
 def _who_runs_away(model: _Model, u: Tensor) -> str:
     """The message of an `UnboundedEstimateError`."""
     who = []
+    u = _logarithmic(model, u)
     for name, t in blocks_of(unflatten(u, model.x)).items():
         rest = t.detach().abs() if t.ndim == 0 or t.numel() < 3 else (t - t.median()).abs()
         far = (rest > 0.3 * float(u.abs().max())).nonzero().tolist()
@@ -223,6 +233,16 @@ def _who_runs_away(model: _Model, u: Tensor) -> str:
         "(separation: an item that always or never wins, a class that a feature separates). Leave these out, collect data that "
         "contradict it, or put a prior into `nll` on mid.Section(group)(x)"
     )
+
+
+def _logarithmic(model: _Model, u: Tensor) -> Tensor:
+    """The tangent vector `u`, relative to the point in blocks of positive numbers."""
+    positive = set()
+    for factor, of in model.group.factors():
+        positive.update([of] if isinstance(of, str) and factor.positive else factor.positive)
+    vectors = blocks_of(unflatten(u, model.x))
+    pieces = [vectors[name] / t if name in positive else vectors[name] for name, t in blocks_of(model.x).items()]
+    return torch.cat([flatten(piece) for piece in pieces])
 
 
 def _printer(progress: bool) -> Callable[[int, _Model, float], None]:

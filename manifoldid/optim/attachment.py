@@ -12,11 +12,10 @@ from torch.optim import Optimizer
 
 from manifoldid.errors import DegeneratePointError, DetachedWarning, NotInvariantWarning
 from manifoldid.groups.base import Canonical, GaugeGroup, checked
-from manifoldid.groups.product import part_of_weights
 from manifoldid.invariance import vertical_share
 from manifoldid.optim.chart import LogChart
 from manifoldid.optim.state import move_curvature, restart_curvature
-from manifoldid.points import HALF, Point, Weights, cast_like, compute_point, map_blocks
+from manifoldid.points import HALF, Point, Weights, cast_like, compute_point, map_blocks, part_of_weights
 from manifoldid.sections import Section
 
 

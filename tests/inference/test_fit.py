@@ -97,3 +97,16 @@ def test_starts_that_are_no_points_are_refused():
         mid.fit(league(), torch.full((5,), torch.nan), mid.Translation())
     with pytest.raises(mid.DegeneratePointError):
         mid.fit(league(), torch.zeros(1), mid.Translation())
+
+
+def test_a_positive_item_that_runs_to_zero_is_named():
+    counts = torch.tensor([3.0, 5, 0, 2], dtype=F64)
+    with pytest.raises(mid.UnboundedEstimateError, match="items 2 run away"):
+        mid.fit(lambda p: -(counts * (p / p.sum()).log()).sum(), torch.ones(4, dtype=F64), mid.PositiveScaling())
+
+
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="tolerance"):
+        mid.fit(league(), torch.zeros(5, dtype=F64), mid.Translation(), tolerance=-1.0)
+    with pytest.raises(ValueError, match="max_iterations"):
+        mid.fit(league(), torch.zeros(5, dtype=F64), mid.Translation(), max_iterations=0)

@@ -294,7 +294,7 @@ def test_the_callers_tensors_are_not_written_to():
 
 
 @pytest.mark.parametrize(
-    "make, error, message",
+    ("make", "error", "message"),
     [
         (
             lambda q, x: q.dist(x, x.float()),

@@ -22,7 +22,9 @@ def test_the_minimum_of_factanal_is_reached_from_any_rotation(seed):
     rotation = torch.linalg.qr(torch.randn(2, 2, generator=generator, dtype=torch.float64)).Q
     start = (R[:, :2] * 0.7) @ rotation
     loadings, uniqueness = torch.nn.Parameter(start), torch.nn.Parameter(torch.full((6,), -1.0, dtype=torch.float64))
-    optimizer = torch.optim.LBFGS([loadings, uniqueness], line_search_fn="strong_wolfe", max_iter=60, tolerance_grad=1e-10)
+    optimizer = torch.optim.LBFGS(
+        [loadings, uniqueness], line_search_fn="strong_wolfe", max_iter=60, tolerance_grad=1e-10
+    )
     mid.attach(optimizer, mid.Orthogonal(), loadings, loss=lambda: discrepancy(loadings, uniqueness))
 
     def closure() -> torch.Tensor:

@@ -1,0 +1,119 @@
+"""geoopt's optimisers on a quotient: equivariance, drift, the minimum that other software finds."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from cases import BLOCKS, positive, randn
+
+import manifoldid as mid
+
+geoopt = pytest.importorskip("geoopt")
+
+WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.3, 1.7, 1.0, 0.9], dtype=torch.float64)
+GROUPS = {
+    "translation": (mid.Translation(), lambda x: x + 5.0),
+    "translation-blocks": (mid.Translation(blocks=BLOCKS), lambda x: x + 5.0 * BLOCKS),
+    "scaling": (mid.Scaling(), lambda x: 10.0 * x),
+    "positive-scaling": (mid.PositiveScaling(), lambda x: 10.0 * x),
+    "affine": (mid.Affine(), lambda x: 10.0 * x + 5.0),
+    "affine-blocks": (mid.Affine(blocks=BLOCKS), lambda x: 2.0 ** (BLOCKS + 1) * x + BLOCKS),
+    "affine-common-scale": (mid.Affine(blocks=BLOCKS, common_scale=True), lambda x: 10 * x + BLOCKS),
+    "shift": (mid.Shift(randn(2, 7, seed=3)), lambda x: x + torch.tensor([3.0, -2.0]).double() @ randn(2, 7, seed=3)),
+}
+OPTIMISERS = {
+    "adam": lambda p: geoopt.optim.RiemannianAdam([p], lr=1e-2),
+    "amsgrad": lambda p: geoopt.optim.RiemannianAdam([p], lr=1e-2, amsgrad=True, weight_decay=0.0),
+    "sgd": lambda p: geoopt.optim.RiemannianSGD([p], lr=1e-2),
+    "momentum": lambda p: geoopt.optim.RiemannianSGD([p], lr=1e-2, momentum=0.9),
+    "nesterov": lambda p: geoopt.optim.RiemannianSGD([p], lr=1e-2, momentum=0.9, nesterov=True),
+    "line-search": lambda p: geoopt.optim.RiemannianLineSearch([p]),
+}
+
+
+def descend(name, optimiser_name, start, weights, on_section, steps=25):
+    group, _ = GROUPS[name]
+    target = mid.Section(group)(positive(7, seed=5) if "positive" in name else randn(7, seed=5))
+    if on_section:
+        p = mid.parameter(start, group, weights)
+    else:
+        p = geoopt.ManifoldParameter(start.clone(), manifold=mid.QuotientManifold(group, weights))
+    optimiser = OPTIMISERS[optimiser_name](p)
+    if optimiser_name in ("momentum", "nesterov"):
+        optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)  # the documented cure
+    path = []
+    for _ in range(steps):
+
+        def closure():
+            optimiser.zero_grad()
+            loss = (mid.Section(group)(p) - target).abs().pow(1.5).sum()
+            loss.backward()
+            return loss
+
+        if optimiser_name == "line-search":
+            optimiser.step(lambda closure=closure: closure().item())
+        else:
+            closure()
+            optimiser.step()
+        path.append(mid.Section(group)(p.detach().as_subclass(torch.Tensor)))
+    return torch.stack(path)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
+@pytest.mark.parametrize("on_section", [True, False], ids=["on", "off"])
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("name", GROUPS)
+def test_runs_from_x_and_from_gx_are_the_same_run(name, optimiser, on_section, weights):
+    x = positive(7) if "positive" in name else randn(7)
+    one = descend(name, optimiser, x, weights, on_section)
+    other = descend(name, optimiser, GROUPS[name][1](x), weights, on_section)
+    torch.testing.assert_close(other, one, rtol=0, atol=1e-9)
+    assert not torch.allclose(one[-1], one[0])
+
+
+@pytest.mark.parametrize("name", ["translation", "scaling", "positive-scaling", "affine", "affine-blocks"])
+def test_nothing_drifts_over_two_thousand_steps_in_float32(name):
+    group, _ = GROUPS[name]
+    start = (positive(7) if "positive" in name else randn(7)).float()
+    p = mid.parameter(start, group)
+    optimiser = geoopt.optim.RiemannianAdam([p], lr=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2000):
+        optimiser.zero_grad()
+        noise = torch.randn(7, generator=generator)
+        (mid.Section(group)(p) * noise).sum().backward()
+        optimiser.step()
+    value = p.detach().as_subclass(torch.Tensor)
+    # every step rounds mean and size by about eps: a random walk of 2000 steps, with room for a bias of eps / 10
+    bound = 2000**0.5 * 4 * torch.finfo(torch.float32).eps
+    scale = float(value.abs().max())
+    torch.testing.assert_close(value, mid.Section(group)(value), rtol=0, atol=bound * scale)
+
+
+def baseball():
+    with (Path(mid.__file__).parent / "demo" / "data" / "baseball.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_adam_finds_the_minimum_of_a_paired_comparison_whatever_the_origin():
+    wins = 5 * torch.rand(6, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def nll(x):
+        return -(wins * torch.nn.functional.logsigmoid(x[:, None] - x)).sum()
+
+    found = []
+    for origin in (0.0, 100.0):
+        p = mid.parameter(randn(6) + origin, mid.Translation())
+        optimiser = geoopt.optim.RiemannianAdam([p], lr=0.05)
+        for step in range(600):
+            for group in optimiser.param_groups:
+                group["lr"] = 0.05 * 0.98**step
+            optimiser.zero_grad()
+            nll(p).backward()
+            optimiser.step()
+        found.append(p.detach().as_subclass(torch.Tensor))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-9)
+    leaf = found[0].clone().requires_grad_()
+    nll(leaf).backward()
+    assert leaf.grad.abs().max() < 1e-4
