@@ -11,8 +11,7 @@ from manifoldid._linalg import balanced_frame, polar, rank_tolerance, right_sing
 from manifoldid.groups._named_blocks import NamedBlocksGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
-from manifoldid.groups.orbit import closest_by_newton
-from manifoldid.points import Point, Weights, item_weights, part_of_weights
+from manifoldid.points import Point, Weights, item_weights
 
 
 class _Factor(NamedTuple):
