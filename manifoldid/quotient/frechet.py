@@ -38,7 +38,9 @@ def frechet_mean(group: GaugeGroup, points: Point, weights: Weights = None) -> P
         try:
             steps = geometry.log(map_blocks(lambda m, t: m.expand_as(t), mean, members), members)
         except NotImplementedError:
-            steps = map_blocks(torch.sub, group.closest(members, mean, weights).point, mean)
+            aligned = map_blocks(lambda t: t.mean(0, keepdim=True), geometry.align(members, mean))
+            # Along the orbit the mean must not move: only then is the step zero where it ends, for any action.
+            return flatten(geometry.horizontal(mean, map_blocks(torch.sub, aligned, mean)), ndim)
         return flatten(map_blocks(lambda t: t.mean(0, keepdim=True), steps), ndim)
 
     def size(vector: Tensor) -> float:
