@@ -1,6 +1,9 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from cases import randn
+from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from manifoldid._linalg import balanced_frame, column_signs, lyapunov, polar, right_singular, rotation_log, skew
@@ -14,7 +17,7 @@ def rotation(r, seed=0, size=0.7):
     return torch.linalg.matrix_exp(size * 2 * skew(randn(2, r, r, seed=seed)))
 
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "singular values": (lambda y: right_singular(y)[0], (randn(2, 6, 3),)),
     "right singular vectors": (lambda y: right_singular(y)[1], (randn(2, 6, 3),)),
     "right singular vectors of a wide matrix": (lambda y: right_singular(y)[1].abs()[..., :2], (randn(2, 3),)),

@@ -251,7 +251,7 @@ class Finite(_FiniteGroup):
         """The image of `x` closest to `to` under the maps and their compositions.
 
         Raises:
-            DegeneratePointError: The maps make more than a thousand images of a point: they generate no finite group.
+            DegeneratePointError: The maps make more than 500 images of a point: they generate no finite group.
         """
         ndim = self.batch_ndim(x)
         w = flat_weights(weights, x, ndim)
@@ -266,13 +266,16 @@ class Finite(_FiniteGroup):
     def images(self, x: Point) -> list[Point]:
         """Different images of the points `x` (*batch, *event) under the group, `x` itself first."""
         ndim, images, new = self.batch_ndim(x), [x], [x]
+        known = _comparable(x, ndim)[None]
         while new:
             candidates = [self._mapped(one, y, ndim) for y in new for one in self.maps]
             new = []
             for y in candidates:
-                if not any(_same(y, other, ndim) for other in images):
+                vector = _comparable(y, ndim)
+                if not _among(vector, known):
                     images.append(y)
                     new.append(y)
+                    known = torch.cat([known, vector[None]])
             if len(images) > _MOST_IMAGES:
                 raise DegeneratePointError(
                     f"`maps` make more than {_MOST_IMAGES} images of a point: they do not generate a finite group; "
@@ -290,7 +293,7 @@ class Finite(_FiniteGroup):
         return map_blocks(lambda *ts: torch.stack(ts), *entries)
 
 
-_MOST_IMAGES = 1000
+_MOST_IMAGES = 500
 
 
 def _completed(y: Point, x: Point) -> Point:
@@ -300,16 +303,18 @@ def _completed(y: Point, x: Point) -> Point:
     return {name: given.get(name, t) for name, t in x.items()}
 
 
-def _same(x: Point, y: Point, ndim: int) -> bool:
-    """Whether two batches of points agree up to rounding; entries that are not finite in both count as equal."""
-    a, b = flatten(x, ndim).detach(), flatten(y, ndim).detach()
-    a, b = torch.nan_to_num(a, nan=torch.inf), torch.nan_to_num(b, nan=torch.inf)
-    tolerance = torch.finfo(a.dtype).eps ** 0.5
-    return bool(torch.isclose(a, b, rtol=tolerance, atol=tolerance * float(_finite_size(a))).all())
+def _comparable(x: Point, ndim: int) -> Tensor:
+    """`x` flat and without derivative; entries that are not finite count as equal to one another."""
+    vector = flatten(x, ndim).detach()
+    return torch.where(torch.isfinite(vector), vector, torch.full_like(vector, torch.inf))
 
 
-def _finite_size(a: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(a), a.abs(), torch.zeros_like(a)).amax() if a.numel() else a.new_zeros(())
+def _among(vector: Tensor, known: Tensor) -> bool:
+    """Whether `vector` (*batch, N) is one of `known` (k, *batch, N) up to rounding."""
+    tolerance = torch.finfo(vector.dtype).eps ** 0.5
+    size = torch.where(torch.isfinite(vector), vector.abs(), torch.zeros_like(vector)).amax() if vector.numel() else 0.0
+    close = torch.isclose(vector, known, rtol=tolerance, atol=tolerance * float(size))
+    return bool(close.flatten(1).all(1).any())
 
 
 def _rows_of(t: Tensor, place: int, ndim: int) -> Tensor:

@@ -244,6 +244,8 @@ def undo_by_least_squares(group: GaugeGroup, xi: Tensor, x: Point) -> Point:
         scale = target.abs().amax(-1, keepdim=True)
         if concrete(rest) and bool((rest.abs() <= 16 * torch.finfo(rest.dtype).eps * scale).all()):
             break
+        if concrete(rest) and not bool(torch.isfinite(rest).all()):
+            break  # the move has left the domain of the action
         columns = [pushforward(residual, eta, row.expand_as(eta)) for row in eye]
         eta = eta - (torch.linalg.pinv(torch.stack(columns, dim=-1), rtol=1e-10) @ rest[..., None])[..., 0]
     y = moved(group, eta, x)

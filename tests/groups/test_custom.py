@@ -1,0 +1,137 @@
+"""Groups that users write: what follows from `act` alone, and what is refused."""
+
+import pytest
+import torch
+from cases import AsinhShift, positive, randn
+
+import manifoldid as mid
+
+
+class Lorentz(mid.MatrixGroup):
+    """Boosts of rows (t, x): a matrix group that gives its matrices."""
+
+    dim = 1
+
+    def exp(self, xi):
+        one = torch.ones_like(xi[..., 0])
+        generator = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=xi.dtype, device=xi.device)
+        return torch.linalg.matrix_exp(xi[..., None] * generator) * one[..., None, None]
+
+
+class InverseSquare(mid.GaugeGroup):
+    """x -> (x^-2 + t)^(-1/2) on x > 0: incomplete, a large negative t has no image."""
+
+    dim = 1
+
+    def act(self, xi, x):
+        return (x**-2 + xi).rsqrt()
+
+
+class Projective(mid.GaugeGroup):
+    """x -> x / (1 + t x): coordinates that are exponential, an action with poles."""
+
+    dim = 1
+
+    def act(self, xi, x):
+        return x / (1 + xi * x)
+
+
+class Tangent(mid.GaugeGroup):
+    """Translations in a coordinate that is not exponential: the inverse of t is not -t, and for t > log 2 there is none."""
+
+    dim = 1
+
+    def act(self, xi, x):
+        return x + xi.exp() - 1
+
+
+class Everything(mid.GaugeGroup):
+    """Two coordinates that do the same."""
+
+    dim = 2
+
+    def act(self, xi, x):
+        return x + xi.sum(-1, keepdim=True)
+
+
+def interval(x):
+    return x[..., 0].square() - x[..., 1].square()
+
+
+def test_matrix_groups_are_made_of_their_matrices():
+    x = randn(6, 2)
+    x[:, 0] += 3
+    mid.check_invariance(interval, x, Lorentz())
+    report = mid.conformance.check_group(Lorentz(), x, invariant=interval)
+    assert report.passed, str(report)
+    moved = Lorentz().act(torch.tensor([0.8]).double(), x)
+    torch.testing.assert_close(mid.Section(Lorentz())(moved), mid.Section(Lorentz())(x))
+    assert (mid.Section(Lorentz())(x).norm() <= x.norm()).all()  # least norm on the orbit
+
+
+def test_matrix_groups_attach_and_make_ensembles():
+    x = randn(6, 2)
+    x[:, 0] += 3
+    target = interval(x + 0.1)
+
+    def run(start):
+        p = torch.nn.Parameter(start.clone())
+        optimizer = torch.optim.Adam([p], lr=1e-3)
+        mid.attach(optimizer, Lorentz(), p)
+        for _ in range(10):
+            optimizer.zero_grad()
+            (interval(p) - target).square().mean().backward()
+            optimizer.step()
+        return interval(p.detach())
+
+    torch.testing.assert_close(run(x), run(Lorentz().act(torch.tensor([0.5]).double(), x)), rtol=0, atol=1e-9)
+    members = torch.stack([Lorentz().act(randn(1, seed=k), x + 0.01 * randn(6, 2, seed=k)) for k in range(6)])
+    ensemble = mid.Ensemble(members, Lorentz())
+    assert float(ensemble.std().max()) < 0.05
+
+
+def test_coordinates_need_not_be_exponential():
+    group, x, xi = Tangent(), randn(5), torch.tensor([0.3]).double()
+    torch.testing.assert_close(group.undo(xi, group.act(xi, x)), x)
+    section = mid.Section(group)
+    torch.testing.assert_close(section(group.act(xi, x)), section(x))
+    torch.testing.assert_close(group.act(section.frame(x), section(x)), x)
+    with pytest.raises(mid.DegeneratePointError, match="cannot be undone"):
+        group.undo(torch.tensor([0.8]).double(), x)
+
+
+def test_incomplete_actions_work_where_they_are_defined_and_raise_elsewhere():
+    x = positive(5)
+    group = InverseSquare()
+    with pytest.raises(mid.DegeneratePointError, match="at=x0"):
+        mid.Section(group)(x)  # |x| has no minimum: the orbit ends at 0
+    section = mid.Section(group, at=x)
+    moved = group.act(torch.tensor([0.1]).double(), x)
+    torch.testing.assert_close(section(moved), x)
+    with pytest.raises(mid.DegeneratePointError, match="cannot be undone"):
+        group.undo(torch.tensor([10.0]).double(), x)
+
+
+def test_poles_of_an_action_do_not_stop_a_section_near_the_data():
+    x = positive(5)
+    section = mid.Section(Projective(), at=x)
+    moved = Projective().act(torch.tensor([0.05]).double(), x)
+    torch.testing.assert_close(section(moved), section(x), rtol=0, atol=1e-9)
+
+
+def test_redundant_coordinates_are_found_by_the_conformance_kit():
+    report = mid.conformance.check_group(Everything(), randn(5))
+    assert not report.passed
+    assert "dimension" in str(report)
+
+
+def test_action_alone_is_enough_for_everything():
+    x = randn(6)
+    group = AsinhShift()
+    members = torch.stack([group.act(randn(1, seed=k), x + 0.01 * randn(6, seed=k)) for k in range(6)])
+    ensemble = mid.Ensemble(members, group)
+    assert float(ensemble.std().max()) < 0.05 < float(members.std(0).max())
+    differences = ensemble.contrast(lambda x: torch.asinh(x[1:]) - torch.asinh(x[0]))
+    torch.testing.assert_close(differences.value, (members[:, 1:].asinh() - members[:, :1].asinh()).mean(0))
+    with pytest.raises(TypeError, match="act"):
+        mid.GaugeGroup()
