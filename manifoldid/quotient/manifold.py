@@ -4,6 +4,7 @@ geoopt's contract, and where its optimisers break it for any manifold, is in the
 """
 
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -210,7 +211,7 @@ class QuotientManifold(geoopt.Manifold):
 
     def random(
         self,
-        *size: int,
+        *size: int | Sequence[int],
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
@@ -318,7 +319,7 @@ def _plain(x: Tensor) -> Tensor:
     return x.as_subclass(Tensor) if type(x) is not Tensor else x
 
 
-def _vector(operation, x: Tensor, *others: Tensor) -> Tensor:
+def _vector(operation: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
     """`operation` on plain tensors of one batch, half precision computed in float32."""
     tensors = torch.broadcast_tensors(*(_plain(t) for t in (x, *others)))
     if x.dtype not in HALF:
