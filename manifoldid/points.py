@@ -164,11 +164,13 @@ def item_weights(weights: Tensor, event: torch.Size, like: Tensor) -> Tensor:
     """`weights` (n,) on the device and in the real dtype of `like`, normalised to mean 1.
 
     Raises:
-        ValueError: The shape is not (n,), a weight is negative or not finite, or all are zero.
+        ValueError: The shape is not (n,), a weight is complex, negative or not finite, or all are zero.
     """
     items = event[0] if event else 1
     if tuple(weights.shape) not in ((items,), tuple(event)):
         raise ValueError(f"`weights` must have shape ({items},), one weight per item, got {tuple(weights.shape)}")
+    if weights.is_complex():
+        raise ValueError(f"`weights` must be real, got dtype {weights.dtype}")
     w = weights.detach().to(device=like.device, dtype=_real_dtype(like))
     if concrete(w):
         if not bool(torch.isfinite(w).all()) or bool((w < 0).any()):
