@@ -234,7 +234,7 @@ class QuotientManifold(geoopt.Manifold):
         """
         if kwargs:
             raise TypeError(f"`random` does not know the arguments {sorted(kwargs)}")
-        shape = geoopt.utils.size2shape(*size)
+        shape = geoopt.utils.size2shape(*size)  # pyrefly: ignore[bad-argument-type]
         self._assert_check_shape(shape, "x")
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         x = torch.randn(shape, generator=generator, dtype=dtype, device=generator.device).to(device)
