@@ -133,7 +133,7 @@ def flat_weights(weights: Weights, x: Point, batch_ndim: int = 0) -> Tensor | No
     if weights is None:
         return None
     blocks = blocks_of(x)
-    by_block = {"": weights} if isinstance(weights, Tensor) else dict(weights)
+    by_block = dict(weights) if is_dict(weights) else {"": weights}
     if isinstance(weights, Tensor) and not isinstance(x, Tensor):
         if len(blocks) > 1:
             raise ValueError(f"`weights` of a dict point must be a dict over its blocks {sorted(blocks)}, got a tensor")
@@ -164,8 +164,14 @@ def item_weights(weights: Tensor, event: torch.Size, like: Tensor) -> Tensor:
     """`weights` (n,) on the device and in the real dtype of `like`, normalised to mean 1.
 
     Raises:
+        TypeError: `weights` is no tensor.
         ValueError: The shape is not (n,), a weight is complex, negative or not finite, or all are zero.
     """
+    if not isinstance(weights, Tensor):
+        raise TypeError(
+            "`weights` must be a tensor (n,) of item weights, or for a dict point a dict of them, got "
+            f"{type(weights).__name__}; torch.as_tensor makes one of a list or an array"
+        )
     items = event[0] if event else 1
     if tuple(weights.shape) not in ((items,), tuple(event)):
         raise ValueError(f"`weights` must have shape ({items},), one weight per item, got {tuple(weights.shape)}")

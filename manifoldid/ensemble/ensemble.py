@@ -11,7 +11,7 @@ from torch import Tensor
 
 from manifoldid.ensemble.align import align_members, align_observed, stacked
 from manifoldid.errors import DegeneratePointError, NotEstimableError, listed
-from manifoldid.groups.base import GaugeGroup
+from manifoldid.groups.base import GaugeGroup, check_quotient
 from manifoldid.invariance import default_tolerance, largest_change
 from manifoldid.points import (
     Point,
@@ -93,6 +93,7 @@ class Ensemble:
             raise ValueError(
                 f"`members` must be stacked along the first dimension, at least two of them, got leading sizes {sorted(sizes)}"
             )
+        check_quotient(group, self.members, "members")
         self._size = sizes.pop()
         self._observed = None if observed is None else self._checked_mask(observed)
         self.members = self._hidden_entries(self.members)
