@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from manifoldid import nn
 from manifoldid.diagnose import diagnose
-from manifoldid.ensemble import Contrast, Ensemble
+from manifoldid.ensemble import Ensemble
 from manifoldid.errors import (
     DegeneratePointError,
     DetachedWarning,
@@ -37,7 +37,7 @@ from manifoldid.groups import (
     Similarity,
     Translation,
 )
-from manifoldid.inference import Estimate, EstimatedContrast, FitResult, QuasiVariances, fit, infer, quasi_variances
+from manifoldid.inference import Contrast, Estimate, FitResult, QuasiVariances, WaldTest, fit, infer, quasi_variances
 from manifoldid.invariance import check_invariance
 from manifoldid.optim import Handle, attach
 from manifoldid.sections import Reference, Section
@@ -55,7 +55,6 @@ __all__ = [
     "DetachedWarning",
     "Ensemble",
     "Estimate",
-    "EstimatedContrast",
     "Finite",
     "FitResult",
     "GaugeGroup",
@@ -87,6 +86,7 @@ __all__ = [
     "Translation",
     "UnboundedEstimateError",
     "UncalibratedWarning",
+    "WaldTest",
     "attach",
     "check_invariance",
     "conformance",

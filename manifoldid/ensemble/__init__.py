@@ -1,5 +1,5 @@
 """Ensembles of points that each have their own gauge."""
 
-from manifoldid.ensemble.ensemble import Contrast, Ensemble
+from manifoldid.ensemble.ensemble import Ensemble
 
-__all__ = ["Contrast", "Ensemble"]
+__all__ = ["Ensemble"]

@@ -1,9 +1,7 @@
 """Ensembles: means, standard deviations, covariances and contrasts that do not depend on anybody's origin or unit."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -12,6 +10,8 @@ from torch import Tensor
 from manifoldid.ensemble.align import align_members, align_observed, stacked
 from manifoldid.errors import DegeneratePointError, NotEstimableError, listed
 from manifoldid.groups.base import GaugeGroup, check_quotient
+from manifoldid.inference.contrast import Contrast
+from manifoldid.inference.quasi_variance import QuasiVariances, quasi_variances
 from manifoldid.invariance import default_tolerance, largest_change
 from manifoldid.points import (
     Point,
@@ -26,42 +26,6 @@ from manifoldid.points import (
 )
 from manifoldid.quotient.frechet import frechet_mean
 from manifoldid.sections import SectionLike, as_section
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A function of a point that does not see the gauge, over an ensemble.
-
-    Attributes:
-        value: Mean over the members; a number or a vector (k,).
-        covariance: Spread of one member, (k, k); (1, 1) for a number. ddof 1.
-        members: The function of every member, (M,) or (M, k).
-    """
-
-    value: Tensor
-    covariance: Tensor
-    members: Tensor
-
-    @property
-    def standard_error(self) -> Tensor:
-        """Standard deviation of one member, shaped like `value`; the mean of M members has this divided by sqrt(M)."""
-        return self.covariance.diagonal().clamp_min(0).sqrt().reshape(self.value.shape)
-
-    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Normal interval (low, high) for one member, each shaped like `value`.
-
-        Raises:
-            ValueError: `level` is not between 0 and 1.
-        """
-        if not 0 < level < 1:
-            raise ValueError(f"`level` must be between 0 and 1, got {level}")
-        half = NormalDist().inv_cdf(0.5 + level / 2) * self.standard_error
-        return self.value - half, self.value + half
-
-    def __repr__(self) -> str:
-        if self.value.ndim == 0:
-            return f"Contrast(value={float(self.value):.6g}, standard_error={float(self.standard_error):.6g})"
-        return f"Contrast(value={self.value.tolist()}, standard_error={self.standard_error.tolist()})"
 
 
 class Ensemble:
@@ -244,6 +208,10 @@ class Ensemble:
             raise ValueError(f"`fn` must return a number or a vector, got shape {tuple(values.shape[1:])}")
         rest = (values - values.mean(0)).reshape(len(values), -1)
         return Contrast(values.mean(0), rest.mT @ rest / (len(values) - 1), values)
+
+    def quasi_variances(self, block: str | None = None, section: SectionLike = None) -> QuasiVariances:
+        """Quasi-variances of one member, of tensor points or of a block; errors as in `covariance` and `mid.quasi_variances`."""
+        return quasi_variances(self.covariance(section, block))
 
     def table(
         self, names: Sequence[str] | None = None, section: SectionLike = None, block: str | None = None

@@ -1,7 +1,9 @@
-"""Estimates with uncertainty: fit, infer, quasi-variances."""
+"""Estimates with uncertainty: fit, infer, contrasts, quasi-variances."""
 
+from manifoldid.inference.contrast import Contrast, WaldTest
+from manifoldid.inference.estimate import Estimate
 from manifoldid.inference.fit import FitResult, fit
-from manifoldid.inference.infer import Estimate, EstimatedContrast, infer
+from manifoldid.inference.infer import infer
 from manifoldid.inference.quasi_variance import QuasiVariances, quasi_variances
 
-__all__ = ["Estimate", "EstimatedContrast", "FitResult", "QuasiVariances", "fit", "infer", "quasi_variances"]
+__all__ = ["Contrast", "Estimate", "FitResult", "QuasiVariances", "WaldTest", "fit", "infer", "quasi_variances"]
