@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from manifoldid import nn
-from manifoldid.diagnose import diagnose
+from manifoldid.diagnose import Diagnosis, Direction, DiscreteSymmetry, Generator, NetworkDiagnosis, diagnose
 from manifoldid.ensemble import Ensemble
 from manifoldid.errors import (
     DegeneratePointError,
@@ -53,15 +53,20 @@ __all__ = [
     "Contrast",
     "DegeneratePointError",
     "DetachedWarning",
+    "Diagnosis",
+    "Direction",
+    "DiscreteSymmetry",
     "Ensemble",
     "Estimate",
     "Finite",
     "FitResult",
     "GaugeGroup",
     "GeneralLinear",
+    "Generator",
     "Handle",
     "LocationScale",
     "MatrixGroup",
+    "NetworkDiagnosis",
     "NotConvergedError",
     "NotEstimableError",
     "NotIdentifiableError",

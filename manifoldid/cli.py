@@ -12,6 +12,7 @@ from rich.console import Console
 
 import manifoldid
 from manifoldid.demo import run_demo
+from manifoldid.diagnose.model_file import ModelFileError, diagnose_file
 
 _MOST_MEMBERS = 500  # trained in one batch; more than this is no longer a demo of under a minute
 
@@ -22,6 +23,20 @@ the ensemble as emitted and aligned, the held-out log-loss, and what was found a
 season whose origin AND unit are free, with a penalty and on the affine section. Saves a picture (needs matplotlib).
 Takes some seconds; the defaults are the run that the README quotes.
 """
+
+_DIAGNOSE = """
+Runs FILE.py and reports which parameters, or combinations of parameters, its model determines: the gauge by name and
+formula, the group to remove it with, finite symmetries, what is only weakly determined.
+
+In the file, NAME (default: predict) is a function of one point that returns everything the likelihood can see, or a
+torch.nn.Module. Beside it stands `point`, a tensor or a dict of tensors, or `sample`, a function that draws one (of nothing,
+or of a torch.Generator); both may be there. For a network: `inputs`, what it is called with, and if you like `likelihood`,
+everything the likelihood sees of its outputs.
+
+The exit status is the verdict: 0 no gauge (see the report for finite symmetries and weak directions), 3 there is a gauge,
+4 nothing is known (no derivative information), 1 the file or its model is refused, 2 a wrong option.
+"""
+_STATUS = {True: 0, False: 3, None: 4}  # of the command `diagnose`, by Diagnosis.identifiable
 
 
 class CommandError(Exception):
@@ -42,11 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command-line arguments; default those of the process.
 
     Returns:
-        The exit status: 0, 1 when the command failed, 130 when it was interrupted. A wrong option exits with 2.
+        The exit status: that of the command, 0 unless its help says otherwise; 1 when it failed, 130 when it was interrupted.
+        A wrong option exits with 2.
     """
     parsed = _parser().parse_args(arguments)
     try:
-        parsed.run(parsed)
+        status: int = parsed.run(parsed)
         sys.stdout.flush()
     except CommandError as error:
         print(f"manifoldid {parsed.command}: error: {error}", file=sys.stderr)  # noqa: T201
@@ -57,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # keeps the final flush from failing again
         return 1
-    return 0
+    return status
 
 
 def _parser() -> _Parser:
@@ -100,7 +116,7 @@ def _add_demo(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser.set_defaults(run=_demo)
 
 
-def _demo(parsed: argparse.Namespace) -> None:
+def _demo(parsed: argparse.Namespace) -> int:
     _make_writable(parsed.output)
     try:
         run_demo(parsed.members, parsed.seed, parsed.output, Console(highlight=False))
@@ -109,9 +125,38 @@ def _demo(parsed: argparse.Namespace) -> None:
     except OSError as error:
         where = error.filename or "the output"  # the picture, or what is printed
         raise CommandError(f"cannot write {where}: {error.strerror or error}") from error
+    return 0
 
 
-_COMMANDS = (_add_demo,)
+def _add_diagnose(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = commands.add_parser(
+        "diagnose",
+        help="is a model identifiable? which gauge does it have?",
+        description=_DIAGNOSE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("target", metavar="FILE.py[:NAME]", help="a Python file, and the name of the model in it")
+    parser.add_argument(
+        "--seed",
+        type=_whole_number(0, 2**63 - 1),
+        default=0,
+        metavar="N",
+        help="seed of the points that are drawn (default %(default)s)",
+    )
+    parser.set_defaults(run=_diagnose)
+
+
+def _diagnose(parsed: argparse.Namespace) -> int:
+    try:
+        diagnosis = diagnose_file(parsed.target, parsed.seed, progress=True)
+    except ModelFileError as error:
+        raise CommandError(str(error)) from error
+    print(diagnosis)  # noqa: T201
+    return _STATUS[diagnosis.identifiable]
+
+
+_COMMANDS = (_add_demo, _add_diagnose)
 
 
 def _make_writable(folder: Path) -> None:

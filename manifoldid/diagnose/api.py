@@ -7,30 +7,31 @@ from typing import Any
 import torch
 
 from manifoldid.diagnose.chart import add_tabulated
-from manifoldid.diagnose.classify import Overlap, name_algebra
-from manifoldid.diagnose.compact import compact_combinations
 from manifoldid.diagnose.diagnosis import Diagnosis, Generator
 from manifoldid.diagnose.fallback import add_projections
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.finite import find_discrete
 from manifoldid.diagnose.formula import Labels, formula
-from manifoldid.diagnose.generators import Algebra, Search, close
+from manifoldid.diagnose.generators import Algebra, Search
 from manifoldid.diagnose.invariants import invariants
 from manifoldid.diagnose.large import add_large_projections, search_large
 from manifoldid.diagnose.match import match_group
-from manifoldid.diagnose.moves import finite_moves
+from manifoldid.diagnose.moves import finite_moves, relative_change
+from manifoldid.diagnose.naming import MOST_BRACKETS, name_of, name_of_many, structure_of
 from manifoldid.diagnose.networks import NetworkDiagnosis, diagnose_network
+from manifoldid.diagnose.notes import BLIND, notes_of
 from manifoldid.diagnose.nullspace import NullSpaces
 from manifoldid.diagnose.practical import directions_at, weak_ones
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.ratios import add_ratio
+from manifoldid.diagnose.stages import Stages
 from manifoldid.diagnose.strategy import search_closed_forms
-from manifoldid.groups.base import GaugeGroup
 from manifoldid.points import blocks_of
 
 _LARGE = 600  # parameters beyond which derivatives are never matrices
-_MOST_BRACKETS = 40  # fields whose structure constants are computed; more are named by the group that they make
 _MOVES = 1e-6  # relative change under a finite move that shows that a null direction is no gauge
+
+_DRAWS = 20  # random points at which a model without derivatives is watched
 
 
 def diagnose(
@@ -41,7 +42,8 @@ def diagnose(
     inputs: Any = None,
     likelihood: Callable[[Any], Any] | None = None,
     generator: torch.Generator | None = None,
-) -> "Diagnosis | NetworkDiagnosis":
+    progress: bool = False,
+) -> Diagnosis | NetworkDiagnosis:
     """Which parameters, or combinations of parameters, a likelihood determines.
 
     Finds the continuous gauge (moves of the parameters that predictions cannot see) with generators in closed form, its name
@@ -58,6 +60,7 @@ def diagnose(
         inputs: For a network: what it is called with, a tensor or a tuple of arguments.
         likelihood: For a network: everything the likelihood sees of its outputs, as a function of them.
         generator: Source of randomness; default a private one seeded with 0.
+        progress: Write a line per stage to stderr, once the whole has taken two seconds.
 
     Returns:
         The diagnosis; `print` it. Of a network a pair of them, `.outputs` and `.weights`.
@@ -67,26 +70,37 @@ def diagnose(
             without `inputs`, or a function with them.
         ValueError: Predictions are random or not finite, `predict` writes into its input, or `sample` does not fit.
     """
-    if isinstance(predict, torch.nn.Module):
-        if inputs is None or point is not None or sample is not None:
-            raise TypeError(
-                "`inputs` must be given for a network, instead of `point` and `sample`: diagnose(module, inputs=x)"
+    with Stages(progress) as stages:
+        if isinstance(predict, torch.nn.Module):
+            if inputs is None or point is not None or sample is not None:
+                raise TypeError(
+                    "`inputs` must be given for a network, instead of `point` and `sample`: diagnose(module, inputs=x)"
+                )
+            return diagnose_network(
+                lambda f, x: _diagnosed(Probe(f, x, None, generator), stages), predict, inputs, likelihood
             )
-        return diagnose_network(diagnose, predict, inputs, likelihood, generator)
-    if inputs is not None or likelihood is not None:
-        raise TypeError("`inputs` and `likelihood` go with a network; for a function pass `point`")
-    if point is None:
-        raise TypeError("`point` is missing: diagnose(predict, point), a tensor or a dict of tensors where to look")
-    probe = Probe(predict, point, sample, generator)
-    found = _found(probe)
+        if inputs is not None or likelihood is not None:
+            raise TypeError("`inputs` and `likelihood` go with a network; for a function pass `point`")
+        if point is None:
+            raise TypeError("`point` is missing: diagnose(predict, point), a tensor or a dict of tensors where to look")
+        return _diagnosed(Probe(predict, point, sample, generator), stages)
+
+
+def _diagnosed(probe: Probe, stages: Stages) -> Diagnosis:
     labels = labels_of(probe)
-    if found.search.dim and found.search.rank() == 0 and not found.search.fields:
-        return _blind(probe, labels)
-    points = [p.x for p in found.search.nulls.regular(2)]
-    generators, lost = _generators(probe, found.search.fields, points, labels)
-    if lost and found.blind(probe):
-        return _blind(probe, labels)
-    return _assembled(probe, found, generators, lost, points, labels)
+    found = _found(probe, stages)
+    search = found.search
+    if search.dim == probe.size and _moves(probe):
+        return _blind(probe)
+    stages.begin("finite moves along the generators")
+    points = [p.x for p in search.nulls.regular(2)]
+    generators, lost = _generators(probe, search.fields, points, labels)
+    return _assembled(probe, found, generators, lost, points, labels, stages)
+
+
+def _moves(probe: Probe) -> bool:
+    """Whether predictions differ between random points."""
+    return any(relative_change(probe.outputs, probe.values(probe.draw())) > _MOVES for _ in range(_DRAWS))
 
 
 @dataclass
@@ -97,24 +111,22 @@ class _Found:
     null_dim: int
     algebra: Algebra
 
-    def blind(self, probe: Probe) -> bool:
-        """Whether derivatives vanish everywhere."""
-        return self.search.dim == probe.size
 
-
-def _found(probe: Probe) -> _Found:
+def _found(probe: Probe, stages: Stages) -> _Found:
+    stages.begin("directions that predictions cannot see")
     if probe.size > _LARGE:
         search, null_dim = search_large(probe)
-        algebra = _structure(search)
+        algebra = structure_of(search)
         add_large_projections(search)
         return _Found(search, null_dim, algebra)
     nulls = NullSpaces(probe)
     search = Search(nulls, [])
+    stages.begin("closed forms of the generators")
     search_closed_forms(search, probe.like)
-    algebra = _structure(search)
+    algebra = structure_of(search)
     _ = add_ratio(search) or add_tabulated(search) or add_projections(search)
     if len(search.fields) > len(algebra.constants) and all(f.closed_form for f in search.fields):
-        algebra = _structure(search)
+        algebra = structure_of(search)
     return _Found(search, probe.size - nulls.local.rank, algebra)
 
 
@@ -124,7 +136,7 @@ def _generators(
     """The generators that finite moves confirm, and the formulas of those that they do not."""
     generators, lost, kept = [], [], []
     for field in fields:
-        error, complete = finite_moves(probe, field, points if len(fields) <= _MOST_BRACKETS else points[:1])
+        error, complete = finite_moves(probe, field, points if len(fields) <= MOST_BRACKETS else points[:1])
         text = formula(field, labels)
         if error > _MOVES:
             lost.append(text)
@@ -143,82 +155,44 @@ def _assembled(
     lost: list[str],
     points: list[torch.Tensor],
     labels: Labels,
+    stages: Stages,
 ) -> Diagnosis:
     search, nulls = found.search, found.search.nulls
     fields, formulas = search.fields, [g.formula for g in generators]
     dim = search.rank() if lost else search.dim
-    algebra = _structure(search) if lost else found.algebra
-    many = len(fields) > _MOST_BRACKETS
+    algebra = structure_of(search) if lost else found.algebra
+    many = len(fields) > MOST_BRACKETS
     closed = algebra.closed and all(f.closed_form for f in fields) and (many or len(algebra.constants) == len(fields))
     whole = (closed or many) and all(g.complete and g.closed_form for g in generators)
+    stages.begin("the group")
     group = match_group(probe, fields, formulas, points) if whole or not dim else None
     closed = closed or (many and group is not None)
     small = probe.size <= _LARGE
+    stages.begin("finite symmetries")
     discrete = find_discrete(probe, fields, points, labels, solve=found.null_dim == 0) if small else ()
+    stages.begin("information at the point")
     directions = directions_at(probe, found.null_dim, nulls.scale, labels) if small else ()
-    dead = _dead(fields, labels) if small else ()
     diagnosis = Diagnosis(
         dim=dim,
         null_dim=found.null_dim,
-        algebra=_name_of_many(fields, group, dim) if many else _name(search, algebra, closed, dim),
+        algebra=name_of_many(fields, group, dim) if many else name_of(search, algebra, closed, dim),
         generators=tuple(generators),
-        discrete=discrete,
+        discrete=tuple(discrete),
         group=group,
         directions=directions,
         weak=weak_ones(directions),
-        dead=dead,
+        dead=_dead(fields, labels) if small else (),
         verdict="",
         warnings=(),
         certainty=nulls.kept / max(nulls.dropped, 1e-17),
         size=probe.size,
         invariants=invariants(fields, group, labels, probe.size),
     )
-    return diagnosis.concluded(_warnings(probe, found, diagnosis, lost, closed))
+    return diagnosis.concluded(notes_of(probe, diagnosis, lost, closed, nulls.certain))
 
 
-def _warnings(probe: Probe, found: _Found, d: Diagnosis, lost: list[str], closed: bool) -> tuple[str, ...]:
-    notes = list(probe.notes)
-    outputs = probe.outputs.numel()
-    if outputs < probe.size:
-        notes.append(
-            f"`predict` returns {outputs} numbers for {probe.size} parameters, so at least {probe.size - outputs} directions "
-            "are unseen whatever the model: return predictions at more inputs to tell the design from the model"
-        )
-    if lost:
-        notes.append(
-            f"no derivative information along {'; '.join(lost[:2])}: the derivative vanishes and finite moves still change "
-            "predictions (a threshold or rounding in `predict`); return probabilities, not decisions"
-        )
-    if d.null_dim > d.dim:
-        notes.append(
-            f"`point` is singular: {d.null_dim} directions have no derivative there, {d.dim} at generic points; "
-            "start elsewhere, and do not read standard errors there"
-        )
-    if not found.search.nulls.certain:
-        notes.append(
-            "uncertain: rounding and weak directions are not clearly apart; use float64 throughout, "
-            "and more informative inputs"
-        )
-    if d.dim and not all(g.closed_form for g in d.generators):
-        notes.append(
-            "some directions have no closed form in the library of candidates: d.generators hands them over unnamed"
-        )
-    elif d.dim and not closed:
-        notes.append(
-            "the fields do not close under the bracket with constant coefficients: there are orbits but no group"
-        )
-    if any(not g.complete for g in d.generators):
-        notes.append("a flow leaves the domain in finite time: the gauge is local, use a constraint or a chart")
-    return tuple(notes)
-
-
-def _blind(probe: Probe, labels: Labels) -> Diagnosis:
+def _blind(probe: Probe) -> Diagnosis:
     """The answer when derivatives vanish everywhere although predictions move."""
-    note = (
-        "the derivative of `predict` is zero everywhere, and its values still change: it compares, rounds or detaches; "
-        "return what the decisions are made from (probabilities, margins), and keep the graph"
-    )
-    del labels
     return Diagnosis(
         dim=0,
         null_dim=probe.size,
@@ -230,7 +204,7 @@ def _blind(probe: Probe, labels: Labels) -> Diagnosis:
         weak=(),
         dead=(),
         verdict="no derivative information: nothing can be said about identifiability",
-        warnings=(note, *probe.notes),
+        warnings=(BLIND, *probe.notes),
         certainty=0.0,
         size=probe.size,
         invariants="unknown",
@@ -245,48 +219,5 @@ def labels_of(probe: Probe) -> Labels:
 
 def _dead(fields: list[Field], labels: Labels) -> tuple[str, ...]:
     """Coordinates that are a generator by themselves."""
-    names = []
-    for f in fields:
-        if isinstance(f, ClosedField) and f.is_affine and f.constant is not None and not len(f.rows):
-            moved = f.constant.nonzero()[:, 0].tolist()
-            if len(moved) == 1:
-                names.append(labels.name(moved[0]))
-    return tuple(names)
-
-
-def _structure(search: Search) -> Algebra:
-    """The structure constants; of many fields only whether they commute for a simple reason."""
-    if len(search.fields) <= _MOST_BRACKETS:
-        return close(search)
-    return Algebra(torch.zeros(0, 0, 0, dtype=torch.float64), 0.0 if _commute(search.fields) else float("inf"))
-
-
-def _commute(fields: list[Field]) -> bool:
-    """Whether all fields are constants, or all are scalings, or each moves coordinates of its own."""
-    closed = [f for f in fields if isinstance(f, ClosedField) and f.is_affine]
-    if len(closed) < len(fields):
-        return False
-    constants = all(not len(f.rows) for f in closed)
-    return constants or all(f.is_diagonal and f.constant is None for f in closed)
-
-
-def _name_of_many(fields: list[Field], group: GaugeGroup | None, dim: int) -> str:
-    if _commute(fields):
-        return f"R^{len(fields)}"
-    pairs = [g for g, _ in group.factors()] if group is not None else []
-    rank = round((dim / max(len(pairs), 1)) ** 0.5)
-    if pairs and all(type(g).__name__ == "GeneralLinear" for g in pairs) and rank**2 * len(pairs) == dim:
-        return " + ".join([f"gl({rank})"] * len(pairs))
-    return f"unknown(dim={dim})"
-
-
-def _name(search: Search, algebra: Algebra, closed: bool, dim: int) -> str:
-    if dim == 0:
-        return "trivial"
-    if not closed:
-        return "R" if dim == 1 and len(search.fields) == 1 else f"unknown(dim={dim})"
-    moved = [
-        f.moved_rows() if isinstance(f, ClosedField) else torch.ones(search.nulls.probe.size, dtype=torch.bool)
-        for f in search.fields
-    ]
-    return name_algebra(algebra.constants, compact_combinations(search.fields), Overlap(torch.stack(moved)))
+    alone = [f.lone_coordinate() for f in fields if isinstance(f, ClosedField)]
+    return tuple(labels.name(i) for i in alone if i is not None)

@@ -103,6 +103,8 @@ class Diagnosis:
         verdict: One line.
         warnings: What to know before trusting it, each with a remedy.
         certainty: Ratio of the smallest singular value that counts to the largest that does not.
+        size: Number of real parameters.
+        invariants: What predictions determine, as text.
     """
 
     dim: int
@@ -119,6 +121,11 @@ class Diagnosis:
     certainty: float
     size: int
     invariants: str = ""
+
+    @property
+    def identifiable(self) -> bool | None:
+        """Whether there is no gauge (finite symmetries and weak directions aside); None if nothing is known."""
+        return None if self.algebra == "unknown" else self.dim == 0
 
     def concluded(self, warnings: tuple[str, ...]) -> "Diagnosis":
         """The same with its verdict and these warnings."""

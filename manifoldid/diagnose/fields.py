@@ -156,6 +156,13 @@ class ClosedField(Field):
             moved[monomial.row] = True
         return moved
 
+    def lone_coordinate(self) -> int | None:
+        """The coordinate that the field moves at constant speed, if that is all it does: predictions do not depend on it."""
+        if self.constant is None or not self.is_affine or len(self.rows):
+            return None
+        moved = self.constant.nonzero()[:, 0].tolist()
+        return moved[0] if len(moved) == 1 else None
+
     def terms_of(self, row: int) -> list[tuple[float, str]]:
         """The terms of one row: coefficient and factor, with {j} for the name of coordinate j."""
         terms = []

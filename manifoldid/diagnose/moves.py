@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from manifoldid._linalg import pushforward
-from manifoldid.diagnose.fields import Field
+from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.probe import Probe
 
 _SHORT = (0.2, -0.2, 0.5)  # in units of the time in which the field moves a point by its own size
@@ -56,12 +56,17 @@ def finite_moves(probe: Probe, field: Field, points: list[Tensor]) -> tuple[floa
     if not field.closed_form and probe.size > _INTEGRATED:
         return _first_order(probe, field, points[-1]), False
     error, complete = 0.0, True
+    alone = isinstance(field, ClosedField) and field.lone_coordinate() is not None
     for x in points:
         before, unit = probe.values(x), natural_time(field, x)
         for time in _SHORT:
             error = max(error, _shortened_move(probe, field, x, before, unit * time))
         long = turning_time(field, x) if complete else 0.0
-        complete = complete and all(_exists(probe, field, x, before, long * time) for time in _LONG)
+        for time in _LONG if complete else ():
+            change = _long_move(probe, field, x, before, long * time)
+            complete = complete and change < 1e-3
+            if alone and math.isfinite(change):  # such a flow cannot leave a domain: a threshold in `predict`
+                error = max(error, change)
     return error, complete
 
 
@@ -72,17 +77,17 @@ def _first_order(probe: Probe, field: Field, x: Tensor) -> float:
     return float((ahead - behind).abs().max() / 2e-4 / probe.values(x).abs().max().clamp_min(1e-300))
 
 
-def _exists(probe: Probe, field: Field, x: Tensor, before: Tensor, time: float) -> bool:
-    """Whether the flow exists until `time` and changes nothing; times that overflow are shortened."""
+def _long_move(probe: Probe, field: Field, x: Tensor, before: Tensor, time: float) -> float:
+    """The change after a long move, inf if the flow does not exist that long; times that overflow are shortened."""
     size = x.abs().max().clamp_min(1e-3)
     for _ in range(8):
         far = field.flow(x, torch.tensor(time, dtype=x.dtype))
         if bool(torch.isnan(far).any()):
-            return False
+            return math.inf
         if bool((far.abs() < _FAR * size).all()):
-            return relative_change(before, probe.values(far)) < 1e-3
+            return relative_change(before, probe.values(far))
         time /= 2
-    return True
+    return 0.0
 
 
 def _shortened_move(probe: Probe, field: Field, x: Tensor, before: Tensor, time: float) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from manifoldid.diagnose.diagnosis import Diagnosis
 from manifoldid.diagnose.probe import flat_outputs
+from manifoldid.points import Point
 
 _RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.modules.batchnorm._BatchNorm)
 
@@ -29,6 +30,12 @@ class NetworkDiagnosis:
     weights: Diagnosis
     verdict: str
 
+    @property
+    def identifiable(self) -> bool | None:
+        """False if one of the levels has a gauge, None if nothing is known of one, else True."""
+        levels = [level.identifiable for level in (self.outputs, self.weights) if level is not None]
+        return False if False in levels else None if None in levels else True
+
     def __str__(self) -> str:
         parts = [self.verdict, ""]
         if self.outputs is not None:
@@ -37,11 +44,10 @@ class NetworkDiagnosis:
 
 
 def diagnose_network(
-    diagnose: Callable[..., Diagnosis],
+    diagnose: Callable[[Callable[[Any], Any], Point], Diagnosis],
     module: nn.Module,
     inputs: Any,
     likelihood: Callable[[Any], Any] | None,
-    generator: torch.Generator | None,
 ) -> NetworkDiagnosis:
     """Diagnoses the outputs and the weights of a network.
 
@@ -50,7 +56,6 @@ def diagnose_network(
         module: The network; a float64 copy in evaluation mode is looked at, the network itself is left alone.
         inputs: What it is called with: a tensor, or a tuple of arguments.
         likelihood: What the likelihood sees of the outputs; None leaves this level out.
-        generator: Source of randomness.
 
     Returns:
         Both diagnoses.
@@ -70,7 +75,7 @@ def diagnose_network(
         buffers = {name: b.clone() for name, b in rest.items()}
         return torch.func.functional_call(network, {**buffers, **point}, arguments)
 
-    of_weights = diagnose(lambda point: flat_outputs(run(point)), weights, generator=generator)
+    of_weights = diagnose(lambda point: flat_outputs(run(point)), weights)
     if module.training and any(isinstance(m, _RANDOM) for m in module.modules()):
         note = "the network is in training mode; dropout and batch normalisation were looked at in evaluation mode"
         of_weights = of_weights.concluded((*of_weights.warnings, note))
@@ -83,7 +88,7 @@ def diagnose_network(
                 f"`likelihood` takes the outputs of the network as one point, a tensor or a dict of tensors; the network "
                 f"returns {type(outputs).__name__}: wrap it"
             )
-        of_outputs = diagnose(likelihood, outputs, generator=generator)
+        of_outputs = diagnose(likelihood, outputs)
     return NetworkDiagnosis(of_outputs, of_weights, _verdict(of_outputs, of_weights))
 
 

@@ -1,0 +1,52 @@
+"""Structure constants of the fields that were found, and the name of the algebra they span."""
+
+import math
+
+import torch
+
+from manifoldid.diagnose.classify import Overlap, name_algebra
+from manifoldid.diagnose.compact import compact_combinations
+from manifoldid.diagnose.fields import ClosedField, Field
+from manifoldid.diagnose.generators import Algebra, Search, close
+from manifoldid.groups import GaugeGroup, GeneralLinear
+
+MOST_BRACKETS = 40  # fields whose structure constants are computed; more are named by the group that they make
+
+
+def structure_of(search: Search) -> Algebra:
+    """The structure constants; of many fields only whether they commute for a simple reason."""
+    if len(search.fields) <= MOST_BRACKETS:
+        return close(search)
+    return Algebra(torch.zeros(0, 0, 0, dtype=torch.float64), 0.0 if _commute(search.fields) else math.inf)
+
+
+def name_of(search: Search, algebra: Algebra, closed: bool, dim: int) -> str:
+    """The name by structure constants; `closed` tells whether they are constants of closed fields."""
+    if dim == 0:
+        return "trivial"
+    if not closed:
+        return "R" if dim == 1 and len(search.fields) == 1 else f"unknown(dim={dim})"
+    size = search.nulls.probe.size
+    moved = [
+        f.moved_rows() if isinstance(f, ClosedField) else torch.ones(size, dtype=torch.bool) for f in search.fields
+    ]
+    return name_algebra(algebra.constants, compact_combinations(search.fields), Overlap(torch.stack(moved)))
+
+
+def name_of_many(fields: list[Field], group: GaugeGroup | None, dim: int) -> str:
+    """The name of many fields, by the group that they make."""
+    if _commute(fields):
+        return f"R^{len(fields)}"
+    factors = [g for g, _ in group.factors()] if group is not None else []
+    rank = round(math.sqrt(dim / max(len(factors), 1)))
+    if factors and all(isinstance(g, GeneralLinear) for g in factors) and rank**2 * len(factors) == dim:
+        return " + ".join([f"gl({rank})"] * len(factors))
+    return f"unknown(dim={dim})"
+
+
+def _commute(fields: list[Field]) -> bool:
+    """Whether all fields are constants, or all are scalings."""
+    closed = [f for f in fields if isinstance(f, ClosedField) and f.is_affine]
+    if len(closed) < len(fields):
+        return False
+    return all(not len(f.rows) for f in closed) or all(f.is_diagonal and f.constant is None for f in closed)

@@ -1,0 +1,75 @@
+"""What to know before trusting a diagnosis, each with a remedy."""
+
+from manifoldid.diagnose.diagnosis import Diagnosis
+from manifoldid.diagnose.probe import Probe
+
+
+def notes_of(probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain: bool) -> tuple[str, ...]:
+    """The notes of a diagnosis.
+
+    Args:
+        probe: The model.
+        d: The diagnosis so far.
+        lost: Formulas of null directions along which finite moves change predictions.
+        closed: Whether the generators close under the bracket with constant coefficients.
+        certain: Whether rounding and information are clearly apart.
+
+    Returns:
+        Sentences.
+    """
+    found = [
+        *probe.notes,
+        _too_few_outputs(probe),
+        _lost(lost),
+        _singular(d),
+        "" if certain else _UNCERTAIN,
+        _unnamed(d, closed),
+        _INCOMPLETE if any(not g.complete for g in d.generators) else "",
+    ]
+    return tuple(note for note in found if note)
+
+
+_UNCERTAIN = (
+    "uncertain: rounding and weak directions are not clearly apart; use float64 throughout, and more informative inputs"
+)
+_INCOMPLETE = "a flow leaves the domain in finite time: the gauge is local, use a constraint or a chart"
+BLIND = (
+    "the derivative of `predict` is zero everywhere, and its values still change: it compares, rounds or detaches; "
+    "return what the decisions are made from (probabilities, margins), and keep the graph"
+)
+
+
+def _too_few_outputs(probe: Probe) -> str:
+    outputs = probe.outputs.numel()
+    if outputs >= probe.size:
+        return ""
+    return (
+        f"`predict` returns {outputs} numbers for {probe.size} parameters, so at least {probe.size - outputs} directions "
+        "are unseen whatever the model: return predictions at more inputs to tell the design from the model"
+    )
+
+
+def _lost(lost: list[str]) -> str:
+    if not lost:
+        return ""
+    return (
+        f"no derivative information along {'; '.join(lost[:2])}: the derivative vanishes and finite moves still change "
+        "predictions (a threshold or rounding in `predict`); return probabilities, not decisions"
+    )
+
+
+def _singular(d: Diagnosis) -> str:
+    if d.null_dim <= d.dim:
+        return ""
+    return (
+        f"`point` is singular: {d.null_dim} directions have no derivative there, {d.dim} at generic points; "
+        "start elsewhere, and do not read standard errors there"
+    )
+
+
+def _unnamed(d: Diagnosis, closed: bool) -> str:
+    if d.dim and not all(g.closed_form for g in d.generators):
+        return "some directions have no closed form in the library of candidates: d.generators hands them over unnamed"
+    if d.dim and not closed:
+        return "the fields do not close under the bracket with constant coefficients: there are orbits but no group"
+    return ""
