@@ -9,11 +9,12 @@ import torch
 from manifoldid.diagnose.chart import add_tabulated
 from manifoldid.diagnose.diagnosis import Diagnosis, Generator
 from manifoldid.diagnose.fallback import add_projections
-from manifoldid.diagnose.fields import ClosedField, Field
+from manifoldid.diagnose.fields import ClosedField, Field, combined
 from manifoldid.diagnose.finite import find_discrete
-from manifoldid.diagnose.formula import Labels, formula
+from manifoldid.diagnose.formula import formula
 from manifoldid.diagnose.generators import Algebra, Search
 from manifoldid.diagnose.invariants import invariants
+from manifoldid.diagnose.labels import Labels
 from manifoldid.diagnose.large import add_large_projections, search_large
 from manifoldid.diagnose.match import match_group
 from manifoldid.diagnose.moves import finite_moves, relative_change
@@ -135,8 +136,9 @@ def _generators(
 ) -> tuple[list[Generator], list[str]]:
     """The generators that finite moves confirm, and the formulas of those that they do not."""
     generators, lost, kept = [], [], []
+    together = _moved_together(probe, fields, points[0])
     for field in fields:
-        error, complete = finite_moves(probe, field, points if len(fields) <= MOST_BRACKETS else points[:1])
+        error, complete = together or finite_moves(probe, field, points)
         text = formula(field, labels)
         if error > _MOVES:
             lost.append(text)
@@ -146,6 +148,16 @@ def _generators(
         generators.append(Generator(name, text, error, complete, field.closed_form, field, probe.like))
     fields[:] = kept
     return generators, lost
+
+
+def _moved_together(probe: Probe, fields: list[Field], x: torch.Tensor) -> tuple[float, bool] | None:
+    """Finite moves along a random combination of many affine fields, in place of each; None if they do not all pass."""
+    affine = [f for f in fields if isinstance(f, ClosedField) and f.is_affine]
+    if len(fields) <= MOST_BRACKETS or len(affine) < len(fields):
+        return None
+    weights = torch.randn(len(fields), generator=probe.generator, dtype=torch.float64) / len(fields) ** 0.5
+    error, complete = finite_moves(probe, combined(affine, weights.tolist()), [x])
+    return (error, complete) if error <= _MOVES and complete else None
 
 
 def _assembled(
@@ -188,7 +200,7 @@ def _assembled(
         size=probe.size,
         invariants=invariants(fields, group, labels, probe.size),
     )
-    return diagnosis.concluded(notes_of(probe, diagnosis, lost, closed, nulls.certain))
+    return diagnosis.concluded(notes_of(probe, diagnosis, lost, closed, nulls.certain, nulls.more))
 
 
 def _blind(probe: Probe) -> Diagnosis:

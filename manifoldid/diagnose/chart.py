@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from manifoldid.diagnose.fields import Field, snapped
-from manifoldid.diagnose.formula import expression_of
 from manifoldid.diagnose.generators import Search
 from manifoldid.diagnose.nullspace import LocalNull, NullSpaces, local_null
+from manifoldid.diagnose.terms import expression_of
 
 _VERTICAL = 1e-7
 _DEGREES = (4, 8, 16, 32, 64, 128)

@@ -332,6 +332,8 @@ def _span(rows: Tensor) -> Tensor:
 
 def _kernel(rows: Tensor) -> Tensor:
     """Orthonormal basis (k, g) of the vectors that all rows annihilate."""
+    if rows.shape[0] > 2 * rows.shape[1]:
+        rows = torch.linalg.qr(rows, mode="r")[1]
     _, s, vh = torch.linalg.svd(rows, full_matrices=True)
     return vh[int((s > _TOLERANCE * s[0]).sum()) :] if s.numel() and s[0] > 0 else vh
 

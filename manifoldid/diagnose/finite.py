@@ -15,8 +15,8 @@ from torch import Tensor
 
 from manifoldid.diagnose.diagnosis import DiscreteSymmetry
 from manifoldid.diagnose.fields import ClosedField, Field
-from manifoldid.diagnose.formula import Labels
 from manifoldid.diagnose.generated import affine_matrices
+from manifoldid.diagnose.labels import Labels
 from manifoldid.diagnose.moves import relative_change
 from manifoldid.diagnose.probe import Probe
 from manifoldid.points import Point, flatten, unflatten

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from manifoldid.diagnose.fields import ClosedField, Field
-from manifoldid.diagnose.formula import Labels, expression_of, number
 from manifoldid.diagnose.generators import _sparse_constants
+from manifoldid.diagnose.labels import Labels
+from manifoldid.diagnose.terms import expression_of, number
 from manifoldid.groups.base import GaugeGroup
 
 _SHOWN = 3

@@ -31,7 +31,7 @@ class LargeNulls:
         scale: Units (n,) of the coordinates.
         dim: Dimension of the generic null space.
         certain: Whether all iterations converged.
-        complete: False if there may be more directions than were looked for.
+        more: How many further null directions there are, roughly, that were too many to look for.
     """
 
     def __init__(self, probe: Probe):
@@ -40,7 +40,7 @@ class LargeNulls:
         points = [probe.draw() for _ in range(2)]
         self.scale = scale_of(torch.stack(points), probe.spans().values())
         self.models = [Linearised(probe, x, self.scale) for x in points]
-        self.dim, self.certain, self.complete = 0, True, True
+        self.dim, self.certain, self.more = 0, True, 0
         self.kept, self.dropped = 1.0, 1e-11
 
     @property
@@ -60,7 +60,7 @@ def search_large(probe: Probe) -> tuple[Search, int]:
     search = Search(nulls, [])
     structured = _structured(nulls, block_families(probe.like, probe.size))
     first = large_null(nulls.models[0], probe.generator, _span(structured, nulls.models[0]), _MOST_DIRECTIONS)
-    nulls.dim, nulls.certain, nulls.complete = first.basis.shape[1], first.certain, first.complete
+    nulls.dim, nulls.certain, nulls.more = first.basis.shape[1], first.certain, first.more
     if nulls.dim:
         _explain(search, first, structured)
     here = Linearised(probe, probe.point, nulls.scale)
@@ -73,6 +73,9 @@ def search_large(probe: Probe) -> tuple[Search, int]:
 def _explain(search: Search, null: LargeNull, structured: list[Field]) -> None:
     """Closed forms for the null space: constants, then the structured ones, then pointwise functions."""
     nulls = search.nulls
+    if len(structured) == nulls.dim == _span(structured, nulls.models[0]).shape[1]:
+        search.fields += structured
+        return
     search.fields += _pointwise(null.basis, CONSTANT, nulls)
     rank = _take(search, structured, search.rank())
     points = torch.stack([m.x for m in nulls.models])

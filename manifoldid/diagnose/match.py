@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import manifoldid.groups as catalogue
+from manifoldid._linalg import pushforward
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.generated import GeneratedGroup
 from manifoldid.diagnose.moves import relative_change
@@ -82,19 +83,28 @@ class _Matcher:
             point = unflatten(x, self.like)
             try:
                 group.validate(point)
+                if not self._random_velocity_inside(group, point, span):
+                    return -1
                 basis = flatten_basis(group.vertical_basis(point), point, group.batch_ndim(point))
             except (TypeError, ValueError, RuntimeError):
                 return -1
             basis = torch.block_diag(*basis.flatten(0, -3)) if basis.ndim > 2 else basis
             if basis.shape[1] != span.shape[0]:
                 return -1
-            rest = basis - basis @ span @ span.mT
-            if float(rest.norm()) > _SAME * float(basis.norm()):
+            within = basis @ span
+            if float((basis - within @ span.mT).norm()) > _SAME * float(basis.norm()):
                 return -1
-            ranks.append(
-                int(torch.linalg.matrix_rank(basis / basis.norm(dim=1, keepdim=True).clamp_min(1e-300), rtol=1e-8))
-            )
+            lengths = within.norm(dim=1, keepdim=True).clamp_min(1e-300)
+            ranks.append(int(torch.linalg.matrix_rank(within / lengths, rtol=1e-8)))
         return max(ranks)
+
+    def _random_velocity_inside(self, group: GaugeGroup, point: Point, span: Tensor) -> bool:
+        """Whether one random velocity is a combination of the fields: what most proposals fail, without their whole basis."""
+        zero = zero_coordinates(group, point)
+        xi = torch.randn(zero.shape, generator=self.probe.generator, dtype=torch.float64)
+        velocity = pushforward(lambda c: _flat(moved(group, c, point), self.like), zero, xi)
+        rest = velocity - span @ (span.mT @ velocity)
+        return float(rest.norm()) <= _SAME * float(velocity.norm())
 
     def invariant(self, group: GaugeGroup) -> bool:
         """Whether finite moves of the group leave predictions alone."""

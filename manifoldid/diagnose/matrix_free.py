@@ -14,13 +14,14 @@ from torch import Tensor
 from manifoldid.diagnose.nullspace import null_of
 from manifoldid.diagnose.probe import Probe
 
-_ITERATIONS = 1000
+_ITERATIONS = 1000  # at least; more of small models
+_WORK = 4e8  # numbers that go through the iterations of one projection
 _REFINEMENTS = 150
 _DENSE = 3000  # parameters up to which one dense decomposition is affordable
 _CONVERGED = 1e-11  # gradient of the normal equations, relative to its start
 _NULL = 1e-11  # |J u| / |u| of a null vector, relative to that of a random one: rounding
 _WEAK = 1e-8  # below this and above _NULL a direction is weak, or its iteration has not converged
-_CHANCE = 1e-4  # share of a random vector in the null space, relative to its expectation, that chance does not undercut
+_CHANCE = 1e-3  # share of a random vector in the null space, relative to its expectation, that chance does not undercut
 
 
 class Linearised:
@@ -58,42 +59,42 @@ class Linearised:
 
 
 def project(
-    model: Linearised, z: Tensor, weight: Tensor, enough: float = 0.0, most: int = _ITERATIONS
+    model: Linearised, z: Tensor, root: Tensor, enough: float = 0.0, most: int | None = None
 ) -> tuple[Tensor, bool]:
-    """z minus the least-squares solution s of J s = J z, by conjugate gradients preconditioned with `weight` (n,).
+    """z minus the least-squares solution s of A s = A z, A = J diag(root), by conjugate gradients on the normal equations.
 
     Args:
         model: The linearised model.
-        z: A vector (n,).
-        weight: Positive weights (n,): inverse squares of the sizes of the columns of J.
+        z: A vector (n,) in the coordinates x / root.
+        root: Positive (n,): inverse sizes of the columns of J.
         enough: Length below which the null part counts as nothing and the iteration may stop.
-        most: Number of iterations.
+        most: Number of iterations; default what the size of the model allows.
 
     Returns:
         The null part of z, and whether the iteration came to an end.
     """
+    most = max(_ITERATIONS, int(_WORK / (model.size + model.outputs))) if most is None else most
     null = z.clone()
-    residual = model.push(z)
-    gradient = model.pull(residual)
-    direction = weight * gradient
-    energy = float(gradient @ direction)
+    residual = model.push(root * z)
+    gradient = root * model.pull(residual)
+    direction = gradient
+    energy = float(gradient @ gradient)
     first = energy
     for k in range(most):
         if energy <= _CONVERGED**2 * first or energy == 0:
             return null, True
         if enough and k % 8 == 7 and float(null.norm()) < enough:
             return null, True
-        seen = model.push(direction)
+        seen = model.push(root * direction)
         curvature = float(seen @ seen)
         if curvature == 0:
             return null, True
         step = energy / curvature
         null -= step * direction
         residual -= step * seen
-        gradient = model.pull(residual)
-        ahead = weight * gradient
-        new = float(gradient @ ahead)
-        direction = ahead + (new / energy) * direction
+        gradient = root * model.pull(residual)
+        new = float(gradient @ gradient)
+        direction = gradient + (new / energy) * direction
         energy = new
     return null, False
 
@@ -105,12 +106,12 @@ class LargeNull:
     Attributes:
         basis: Orthonormal columns (n, d) in scaled coordinates.
         certain: Whether all iterations converged and nothing was close to the threshold.
-        complete: False when the search stopped at its limit with directions left.
+        more: How many further directions there are, roughly, that were too many to look for.
     """
 
     basis: Tensor
     certain: bool
-    complete: bool
+    more: int
 
 
 def large_null(model: Linearised, generator: torch.Generator, known: Tensor | None = None, most: int = 64) -> LargeNull:
@@ -127,30 +128,51 @@ def large_null(model: Linearised, generator: torch.Generator, known: Tensor | No
     """
     n = model.size
     weight = diagonal_weight(model, generator)
-    basis = torch.zeros(n, 0, dtype=torch.float64) if known is None else known
-    certain = True
+    root = (
+        weight.sqrt()
+    )  # in the coordinates x / root columns of J are of one size, and conjugate gradients project orthogonally
+    basis = torch.zeros(n, 0, dtype=torch.float64) if known is None else torch.linalg.qr(known / root[:, None])[0]
+    certain, more = True, 0.0
     for _ in range(most + 1):
-        z = torch.randn(n, generator=generator, dtype=torch.float64) * weight.sqrt()
+        z = torch.randn(n, generator=generator, dtype=torch.float64)
         z = z - basis @ (basis.mT @ z)
-        size, top = float(z.norm()), float(model.push(z).norm()) / float(z.norm())
-        null, converged = project(model, z, weight, 0.5 * _CHANCE * size / n**0.5)
-        for _ in range(3):  # refinement: what is left of weak directions is what predictions still see
-            null = null - basis @ (basis.mT @ null)
-            leak = float(model.push(null).norm()) / max(float(null.norm()), 1e-300) / max(top, 1e-300)
-            small = float(null.norm()) / size * n**0.5 < _CHANCE
-            if leak < _NULL or small or not converged:
-                break
-            null, _ = project(model, null, weight, most=_REFINEMENTS)
-        if not converged and n <= _DENSE:
+        null, converged = project(model, z, root, 0.5 * _CHANCE * float(z.norm()) / n**0.5)
+        more = float(null.square().sum())  # chi-squared with as many degrees of freedom as there are directions left
+        null, leak = _refined(model, null, z, root, basis, converged)
+        small = float(null.norm()) < _CHANCE * float(z.norm()) / n**0.5
+        if n <= _DENSE and (not converged or more > 2 * most + 20):
             return _dense_null(model, generator)
         if small or leak > _WEAK:
-            return LargeNull(basis, certain and converged and small, True)
+            return LargeNull(_original(basis, root), certain and converged and small, 0)
+        if more > 2 * most + 20:
+            return LargeNull(_original(basis, root), certain, round(more))
         certain = certain and leak < _NULL
-        null = null - basis @ (basis.mT @ null)
         basis = torch.cat([basis, (null / null.norm())[:, None]], dim=1)
         if basis.shape[1] == n:
-            return LargeNull(basis, certain, True)
-    return LargeNull(basis, certain, False)
+            more = 1.0
+            break
+    return LargeNull(_original(basis, root), certain, round(max(more - 1, 0)))
+
+
+def _refined(
+    model: Linearised, null: Tensor, z: Tensor, root: Tensor, basis: Tensor, converged: bool
+) -> tuple[Tensor, float]:
+    """A null vector without what is known and without what predictions still see of it, and how much they do see."""
+    top = float(model.push(root * z).norm()) / float(z.norm())
+    for attempt in range(3):
+        null = null - basis @ (basis.mT @ null)
+        leak = float(model.push(root * null).norm()) / max(float(null.norm()), 1e-300) / max(top, 1e-300)
+        small = float(null.norm()) < _CHANCE * float(z.norm()) / model.size**0.5
+        if leak < _NULL or small or not converged or attempt == 2:
+            break
+        null, _ = project(model, null, root, most=_REFINEMENTS)
+    null = null - basis @ (basis.mT @ null)
+    return null, leak
+
+
+def _original(basis: Tensor, root: Tensor) -> Tensor:
+    """Orthonormal columns in the coordinates of the model."""
+    return torch.linalg.qr(root[:, None] * basis)[0]
 
 
 def _dense_null(model: Linearised, generator: torch.Generator) -> LargeNull:
@@ -164,7 +186,7 @@ def _dense_null(model: Linearised, generator: torch.Generator) -> LargeNull:
             for _ in range(wanted)
         ]
     null = null_of(torch.stack(rows), model.x)
-    return LargeNull(null.null, null.dropped < 1e-2 * null.kept, True)
+    return LargeNull(null.null, null.dropped < 1e-2 * null.kept, 0)
 
 
 def diagonal_weight(model: Linearised, generator: torch.Generator, count: int = 8) -> Tensor:

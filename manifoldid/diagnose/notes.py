@@ -4,7 +4,7 @@ from manifoldid.diagnose.diagnosis import Diagnosis
 from manifoldid.diagnose.probe import Probe
 
 
-def notes_of(probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain: bool) -> tuple[str, ...]:
+def notes_of(probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain: bool, more: int) -> tuple[str, ...]:
     """The notes of a diagnosis.
 
     Args:
@@ -13,6 +13,7 @@ def notes_of(probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain:
         lost: Formulas of null directions along which finite moves change predictions.
         closed: Whether the generators close under the bracket with constant coefficients.
         certain: Whether rounding and information are clearly apart.
+        more: How many further null directions there are, roughly.
 
     Returns:
         Sentences.
@@ -20,6 +21,7 @@ def notes_of(probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain:
     found = [
         *probe.notes,
         _too_few_outputs(probe),
+        _too_many(d, more),
         _lost(lost),
         _singular(d),
         "" if certain else _UNCERTAIN,
@@ -46,6 +48,15 @@ def _too_few_outputs(probe: Probe) -> str:
     return (
         f"`predict` returns {outputs} numbers for {probe.size} parameters, so at least {probe.size - outputs} directions "
         "are unseen whatever the model: return predictions at more inputs to tell the design from the model"
+    )
+
+
+def _too_many(d: Diagnosis, more: int) -> str:
+    if not more:
+        return ""
+    return (
+        f"beside these {d.dim} directions about {more} more are unseen or hardly seen, too many to be looked for one by one: "
+        "most likely `predict` covers too few inputs; return predictions at more of them"
     )
 
 

@@ -132,6 +132,11 @@ class NullSpaces:
             self._regular.append(self.local)
 
     @property
+    def more(self) -> int:
+        """How many null directions were too many to look for: none, as the null space is dense."""
+        return 0
+
+    @property
     def kept(self) -> float:
         """The smallest relative singular value that counts, over the regular points."""
         return min((p.kept for p in self.all if p.rank == self.rank), default=1.0)

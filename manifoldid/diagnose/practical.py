@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from manifoldid.diagnose.diagnosis import Direction
-from manifoldid.diagnose.formula import Labels, number
+from manifoldid.diagnose.labels import Labels
 from manifoldid.diagnose.probe import Probe
+from manifoldid.diagnose.terms import number
 from manifoldid.points import unflatten
 
 _WEAK = 1e-6  # of the information of the best determined direction: standard errors a thousand times larger

@@ -105,5 +105,5 @@ def readable(vector: Tensor, costs: Tensor) -> Tensor:
     unit = used.abs().median()
     lead = used.sum() if float(used.sum().abs()) > 1e-6 * float(used.abs().sum()) else used[0]
     vector = vector / (unit * torch.sign(lead))
-    simple = [snapped(v) for v in vector.tolist()]
-    return torch.tensor(simple, dtype=torch.float64)
+    values, where = torch.unique(vector, return_inverse=True)
+    return torch.tensor([snapped(v) for v in values.tolist()], dtype=torch.float64)[where]
