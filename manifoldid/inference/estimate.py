@@ -1,20 +1,29 @@
 """A maximum-likelihood estimate and everything that can be read off its covariance."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from manifoldid.errors import NotEstimableError
 from manifoldid.groups.base import GaugeGroup
-from manifoldid.inference.contrast import Contrast
+from manifoldid.inference.contrast import Contrast, correlation_of
 from manifoldid.inference.information import InverseInformation, jacobian
-from manifoldid.inference.quasi_variance import QuasiVariances, quasi_variances
+from manifoldid.inference.names import Names, checked_names, item_labels, real_shape
+from manifoldid.inference.pairwise import PairwiseContrasts
+from manifoldid.inference.presentation import Column, rendered
+from manifoldid.inference.quasi_variance import QuasiVariances, quasi_variances, refusal
 from manifoldid.invariance import default_tolerance, largest_change
+from manifoldid.plots import caterpillar
 from manifoldid.points import Weights, blocks_of, detached, event_numel, flatten, unflatten
 from manifoldid.sections import SectionLike, as_section
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SHOWN = 2_000  # a point with more numbers is not printed: its covariance would be formed for nothing
 
 
 class Estimate:
@@ -24,10 +33,14 @@ class Estimate:
         point: The estimate on the canonical section.
         group: Its gauge.
         weights: Item weights of the canonical section.
+        names: What items are called, by block ('' for a tensor point); blocks without names are left out.
     """
 
-    def __init__(self, point: Any, group: GaugeGroup, weights: Weights, inverse: InverseInformation):
+    def __init__(
+        self, point: Any, group: GaugeGroup, weights: Weights, inverse: InverseInformation, names: Names = None
+    ):
         self.point, self.group, self.weights = point, group, weights
+        self.names = checked_names(names, point)
         self._inverse = inverse
 
     def __repr__(self) -> str:
@@ -70,29 +83,119 @@ class Estimate:
         rows = jacobian(lambda v: torch.as_tensor(fn(unflatten(v, self.point))).reshape(-1), flatten(self.point))
         return Contrast(value, self._inverse.times(rows) @ rows.mT)
 
-    def quasi_variances(self, block: str | None = None) -> QuasiVariances:
-        """Quasi-variances of the point or of a block; errors as in `covariance` and `mid.quasi_variances`."""
-        return quasi_variances(self.covariance(block))
+    def quasi_variances(self, block: str | None = None, section: SectionLike = None) -> QuasiVariances:
+        """Quasi-variances of the point or of a block; errors as in `covariance` and `mid.quasi_variances`.
 
-    def table(
-        self, names: Sequence[str] | None = None, section: SectionLike = None, block: str | None = None
-    ) -> list[dict[str, Any]]:
-        """One row per item: item, estimate, standard_error, quasi_standard_error (where there are 3 items or more).
+        Under a translation the section does not matter; under scalings it says in which unit.
+        """
+        of, shape = self._chosen(block)
+        return quasi_variances(self.covariance(block, section), item_labels(self.names, of, shape))
+
+    def correlation(self, block: str | None = None, section: SectionLike = None) -> Tensor:
+        """Correlations (n, n) on a section; nan for numbers that the section fixes. Errors as in `covariance`."""
+        return correlation_of(self.covariance(block, section))
+
+    def pairwise(self, block: str | None = None, section: SectionLike = None) -> PairwiseContrasts:
+        """The differences of all pairs of numbers of the point or of a block, with intervals that hold together.
+
+        Args:
+            block: Of a dict point.
+            section: Where the differences are taken; needed where they depend on it (a gauge with a scale: the unit).
 
         Raises:
-            ValueError: `names` has the wrong length, or `block` is needed.
+            NotEstimableError: A difference sees the gauge and no `section` is given.
+            ValueError: `block` is needed or unknown.
         """
+        of, shape = self._chosen(block)
+        if section is None:
+            self._check(
+                lambda x: _differences(blocks_of(x)[of]), "the difference of two items", " or say which section="
+            )
         start, stop = self._range(block)
-        values = flatten(self.estimate(section))[start:stop].tolist()
-        errors = flatten(self.standard_errors(section))[start:stop].tolist()
-        if names is not None and len(names) != len(values):
-            raise ValueError(f"`names` must have one name per item, {len(values)}, got {len(names)}")
-        quasi = self.quasi_variances(block).standard_errors.tolist() if len(values) > 2 else None
-        rows = []
-        for k, (value, error) in enumerate(zip(values, errors, strict=True)):
-            row = {"item": k if names is None else names[k], "estimate": value, "standard_error": error}
-            rows.append(row if quasi is None else {**row, "quasi_standard_error": quasi[k]})
+        scores = flatten(self.estimate(section))[start:stop]
+        return PairwiseContrasts(scores, self.covariance(block, section), item_labels(self.names, of, shape))
+
+    def table(self, names: Names = None, section: SectionLike = None, block: str | None = None) -> list[dict[str, Any]]:
+        """One row per number, for `pandas.DataFrame(...)`: item, estimate, standard_error, quasi_standard_error.
+
+        A point of several blocks has one more column, `block`, unless one is chosen. Quasi-standard errors are there for blocks that
+        have them: 3 items or more, and every difference has a variance.
+
+        Args:
+            names: One name per item (of the chosen block), or a dict from block to names; default those given to `infer`.
+            section: Where to report.
+            block: One block only.
+
+        Raises:
+            TypeError: `names` is text or no list.
+            ValueError: `names` has the wrong length, or `block` is unknown.
+            NotEstimableError: `section` is a callable that is not constant on orbits.
+        """
+        called = self._called(names, block)
+        values, errors = blocks_of(self.estimate(section)), blocks_of(self.standard_errors(section))
+        chosen = [block] if block is not None and self._range(block) else list(values)
+        rows: list[dict[str, Any]] = []
+        for of in chosen:
+            labels = item_labels(called, of, real_shape(values[of]))
+            columns = {"estimate": flatten(values[of]).tolist(), "standard_error": flatten(errors[of]).tolist()}
+            quasi = self._quasi(of or None, section, labels)
+            if quasi is not None:
+                columns["quasi_standard_error"] = quasi.standard_errors.tolist()
+            place = {"block": of} if len(values) > 1 and block is None else {}
+            for k, label in enumerate(labels):
+                rows.append({**place, "item": label, **{key: column[k] for key, column in columns.items()}})
         return rows
+
+    def plot(
+        self, axes: "Axes | None" = None, names: Names = None, block: str | None = None, order: bool = True
+    ) -> "Axes":
+        """Draws the scores with bars of two quasi-standard errors, which can be compared by eye whatever the origin.
+
+        Where there are none (fewer than 3 items, a gauge with components), the bars are standard errors on the canonical section, and
+        the label of the axis says so.
+
+        Args:
+            axes: Where to draw; default a figure of its own.
+            names: As in `table`.
+            block: Of a dict point.
+            order: Whether the largest score comes first; else items keep their order.
+
+        Returns:
+            The axes; `axes.figure.savefig(path)` writes the picture.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: `block` is needed or unknown, or `names` has the wrong length.
+        """
+        of, shape = self._chosen(block)
+        labels = item_labels(self._called(names, block), of, shape)
+        quasi = self._quasi(block, None, labels)
+        start, stop = self._range(block)
+        errors = flatten(self.standard_errors())[start:stop] if quasi is None else quasi.standard_errors
+        what = "standard errors (canonical section)" if quasi is None else "quasi-standard errors"
+        return caterpillar(
+            flatten(self.estimate())[start:stop], errors, labels, f"estimate, bars: 2 {what}", axes, order
+        )
+
+    def __str__(self) -> str:
+        if event_numel(self.point) > _SHOWN:
+            return f"{self!r}: too large to print; contrast(fn) and quasi_variances(block) answer"
+        rows = self.table()
+        keys = [key for key in ("block", "item") if key in rows[0]]
+        columns = [*map(Column, keys), Column("estimate", "standard_error"), Column("standard_error")]
+        notes = []
+        if any("quasi_standard_error" in row for row in rows):
+            columns.append(Column("quasi_standard_error", "standard_error"))
+            for of, t in blocks_of(self.point).items():
+                quasi = self._quasi(of or None, None, item_labels(self.names, of, real_shape(t)))
+                if quasi is not None:
+                    low, high = quasi.worst_errors
+                    where = f" of {of}" if of else ""
+                    notes.append(
+                        f"Quasi-standard errors{where} give those of all contrasts to {low:+.1%} .. {high:+.1%}."
+                    )
+        title = f"Estimate under {self.group!r}, on its canonical section"
+        return rendered(title, columns, rows, notes)
 
     # ------------------------------------------------------------------------------------------------ private
 
@@ -126,10 +229,34 @@ class Estimate:
             start += size
         raise AssertionError("unreachable")
 
-    def _check(self, fn: Callable[[Any], Any], who: str) -> None:
+    def _chosen(self, block: str | None) -> tuple[str, torch.Size]:
+        """Name and real shape of a block, errors as in `_range`."""
+        self._range(block)
+        name = next(iter(blocks_of(self.point))) if block is None else block
+        return name, real_shape(blocks_of(self.point)[name])
+
+    def _called(self, names: Names, block: str | None) -> Mapping[str, list[str]]:
+        """The names to use: those given now before those given to `infer`."""
+        if names is None or block is None or isinstance(names, Mapping):
+            return {**self.names, **checked_names(names, self.point)}
+        self._range(block)
+        return {**self.names, **checked_names({block: names}, self.point)}
+
+    def _quasi(self, block: str | None, section: SectionLike, labels: list[str | int]) -> QuasiVariances | None:
+        """Quasi-variances of a block that has them."""
+        covariance = self.covariance(block, section)
+        return None if refusal(covariance, labels) else quasi_variances(covariance, labels)
+
+    def _check(self, fn: Callable[[Any], Any], who: str, instead: str = "") -> None:
         change = largest_change(fn, self.point, self.group)
         if not change.relative <= default_tolerance(self.point):
             raise NotEstimableError(
                 f"{who} is not constant on the orbits of {self.group!r}: it changes by {change.relative:.1e} relative under the "
-                f"{change.generator}; take differences (ratios, distances), or fix a gauge first: mid.Section(group)(x)"
+                f"{change.generator}; take differences (ratios, distances), or fix a gauge first: mid.Section(group)(x){instead}"
             )
+
+
+def _differences(t: Tensor) -> Tensor:
+    """All numbers minus the first one: all differences are differences of these."""
+    real = flatten(t)
+    return real[1:] - real[0]

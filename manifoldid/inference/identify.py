@@ -1,11 +1,14 @@
 """Directions that the information does not see beyond the declared gauge, and how to name them."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
 from manifoldid.errors import listed
 from manifoldid.groups.base import GaugeGroup
 from manifoldid.groups.orbit import moved, zero_coordinates
+from manifoldid.inference.names import item_labels, real_shape
 from manifoldid.points import Point, blocks_of, flatten, unflatten
 
 
@@ -37,7 +40,9 @@ def complement(basis: Tensor) -> Tensor:
     return torch.linalg.qr(basis, mode="complete").Q[:, basis.shape[-1] :]
 
 
-def null_message(beyond: Tensor, gauge: Tensor, unit: Tensor, x: Point, group: GaugeGroup) -> str:
+def null_message(
+    beyond: Tensor, gauge: Tensor, unit: Tensor, x: Point, group: GaugeGroup, names: Mapping[str, Sequence[str]]
+) -> str:
     """What a `NotIdentifiableError` says.
 
     Args:
@@ -46,6 +51,7 @@ def null_message(beyond: Tensor, gauge: Tensor, unit: Tensor, x: Point, group: G
         unit: The unit (N,) of every number of the point.
         x: The point.
         group: The declared gauge.
+        names: What items are called, by block.
     """
     places, advice = [], []
     free = column_space(torch.cat([gauge, beyond], -1) * unit[:, None])
@@ -54,14 +60,17 @@ def null_message(beyond: Tensor, gauge: Tensor, unit: Tensor, x: Point, group: G
     ):
         rows, own_rows = _rows(part), _rows(own)
         label = f"block {name!r}" if name else "the point"
-        hit = (own_rows.norm(dim=-1) > 1e-6).nonzero()[:, 0].tolist()
+        called = item_labels(names, name, real_shape(blocks_of(x)[name]) or torch.Size((1,)))
+        hit = [called[k] for k in (own_rows.norm(dim=-1) > 1e-6).nonzero()[:, 0].tolist()]
         if not hit:
             continue
         rows = rows / rows.norm(dim=-1).max()
         labels = _clusters(rows)
         parts = max(labels) + 1
         if -1 not in labels and parts == column_space(rows.mT).shape[-1] and len(rows) > 1:
-            members = [[k for k, own_label in enumerate(labels) if own_label == c] for c in range(min(parts, 3))]
+            members = [
+                [called[k] for k, own_label in enumerate(labels) if own_label == c] for c in range(min(parts, 3))
+            ]
             shown = "; ".join(f"items {listed(items)}" for items in members)
             places.append(f"{label}: {parts} component(s) move freely ({shown})")
             inside = "mid.Translation()" if parts == 1 else f"mid.Translation(blocks=torch.tensor({_short(labels)}))"

@@ -1,6 +1,6 @@
 """Uncertainty of an estimate that does not depend on the gauge: observed information on the quotient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from manifoldid.groups.base import GaugeGroup
 from manifoldid.inference.estimate import Estimate
 from manifoldid.inference.identify import column_space, complement, null_message, vertical_rows
 from manifoldid.inference.information import DenseInverse, jacobian
+from manifoldid.inference.names import Names, checked_names
 from manifoldid.inference.objective import Likelihood, check_likelihood, derivative, prepared
 from manifoldid.invariance import default_tolerance
 from manifoldid.points import Point, Weights, flatten, unflatten
@@ -24,6 +25,7 @@ def infer(
     group: GaugeGroup,
     weights: Weights = None,
     nll_terms: Callable[[Any], Tensor] | None = None,
+    names: Names = None,
 ) -> Estimate:
     """Uncertainty of the estimate `point` from the observed information on the quotient.
 
@@ -33,6 +35,7 @@ def infer(
         group: What leaves `nll` unchanged; verified first.
         weights: Item weights of the canonical section.
         nll_terms: The N terms of `nll` as a vector; then covariances are the sandwich (HC0).
+        names: What the items are called in tables, pictures and errors: a list, or for dict points a dict from block to list.
 
     Raises:
         TypeError: An argument is of the wrong kind.
@@ -42,15 +45,16 @@ def infer(
         NotConvergedError: `point` is no minimum.
     """
     x = prepared(point, group, weights, "point")
+    called = checked_names(names, x)
     check_likelihood(nll, x, group)
     gradient, hessian = _derivatives(nll, x)
-    inverse = _inverse(gradient, hessian, x, group)
+    inverse = _inverse(gradient, hessian, x, group, called)
     if nll_terms is not None:
         inverse = inverse @ _score_information(nll, nll_terms, x) @ inverse
-    return Estimate(x, group, weights, DenseInverse(inverse))
+    return Estimate(x, group, weights, DenseInverse(inverse), names)
 
 
-def _inverse(gradient: Tensor, hessian: Tensor, x: Point, group: GaugeGroup) -> Tensor:
+def _inverse(gradient: Tensor, hessian: Tensor, x: Point, group: GaugeGroup, names: Mapping[str, list[str]]) -> Tensor:
     """A generalised inverse of the information, after the checks in the order identifiable, stationary, positive definite."""
     diagonal = hessian.diagonal().abs()
     live = diagonal > torch.finfo(diagonal.dtype).eps ** 2 * diagonal.max()
@@ -63,7 +67,7 @@ def _inverse(gradient: Tensor, hessian: Tensor, x: Point, group: GaugeGroup) -> 
     cut = 100 * max(len(unit), 10) * torch.finfo(values.dtype).eps * values.abs().max()
     null = values.abs() <= cut
     if bool(null.any()):
-        raise NotIdentifiableError(null_message(basis @ vectors[:, null], gauge, unit, x, group))
+        raise NotIdentifiableError(null_message(basis @ vectors[:, null], gauge, unit, x, group, names))
     slope = vectors.mT @ (basis.mT @ (unit * gradient))
     decrement = float((slope.square() / values.abs()).sum().sqrt())
     if decrement > _STATIONARY:

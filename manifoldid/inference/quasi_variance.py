@@ -1,23 +1,26 @@
 """Quasi-variances: the variance of every difference is nearly the sum of two of them (Firth & de Menezes 2004)."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from manifoldid.errors import NotConvergedError, listed
+from manifoldid.inference.names import checked_names
 
 _STEPS = 200
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QuasiVariances:
     """Quasi-variances of n scores.
 
     Attributes:
         variances: (n,); var(x_i - x_j) is close to variances[i] + variances[j]. One of them may be negative.
-        worst_errors: Smallest and largest sqrt(quasi-variance / variance) - 1 over all contrasts of the scores.
+        worst_errors: Smallest and largest sqrt(quasi-variance / variance) - 1 over all contrasts of the scores; -1 where a quasi-variance
+            of a contrast is negative.
     """
 
     variances: Tensor
@@ -30,14 +33,19 @@ class QuasiVariances:
 
     def __repr__(self) -> str:
         low, high = self.worst_errors
-        return f"QuasiVariances(standard_errors={self.standard_errors.tolist()}, worst_errors=({low:.2%}, {high:.2%}))"
+        shown = ", ".join(f"{error:.4g}" for error in self.standard_errors[:6].tolist())
+        more = f", ... {len(self.variances)} in all" if len(self.variances) > 6 else ""
+        return f"QuasiVariances(standard_errors=[{shown}{more}], worst_errors=({low:.2%}, {high:.2%}))"
 
 
-def quasi_variances(covariance: Tensor) -> QuasiVariances:
+def quasi_variances(covariance: Tensor, names: Sequence[object] | None = None) -> QuasiVariances:
     """The quasi-variances q that fit log(q_i + q_j) to the log variances of all differences by least squares.
 
+    Two intervals x_i +- sqrt(q_i) can be compared by eye whatever the origin: var(x_i - x_j) is close to q_i + q_j.
+
     Args:
-        covariance: Covariance (n, n) of n >= 3 scores in any gauge: only variances of contrasts are used.
+        covariance: Covariance (n, n) of n >= 3 scores in any gauge: only variances of contrasts are used. Computed in float64.
+        names: What the scores are called in errors and warnings.
 
     Returns:
         Variances in the dtype of `covariance`, standard errors and the worst relative error over all contrasts.
@@ -48,12 +56,12 @@ def quasi_variances(covariance: Tensor) -> QuasiVariances:
         NotConvergedError: The least-squares iteration does not settle.
     """
     matrix = _checked(covariance)
-    i, j = torch.triu_indices(*matrix.shape, offset=1, device=matrix.device)
-    diagonal = matrix.diagonal()
-    differences = diagonal[i] + diagonal[j] - 2 * matrix[i, j]
-    unit = differences.mean()
-    values = unit * _least_squares(differences / unit, i, j, len(matrix))
-    negative = (values < 0).nonzero()[:, 0].tolist()
+    called = checked_names(names, matrix[0]).get("") or list(range(len(matrix)))
+    reason = refusal(covariance, called)
+    if reason:
+        raise ValueError(reason)
+    values = _least_squares(matrix)
+    negative = [called[k] for k in (values < 0).nonzero()[:, 0].tolist()]
     if negative:
         warnings.warn(
             f"the quasi-variance of item(s) {listed(negative)} is negative, so its standard error is nan: differences with it "
@@ -64,71 +72,103 @@ def quasi_variances(covariance: Tensor) -> QuasiVariances:
     return QuasiVariances(values.to(covariance.dtype), _worst_errors(matrix, values))
 
 
+def refusal(covariance: Tensor, called: Sequence[object]) -> str | None:
+    """Why a covariance (n, n), finite and symmetric, has no quasi-variances; None when it has."""
+    n, eps = len(covariance), torch.finfo(covariance.dtype).eps
+    if n < 3:
+        return f"`covariance` must speak of at least 3 items, got {n}: report the standard error of the contrast"
+    matrix = covariance.detach().double()
+    basis = _contrasts(matrix)
+    values, vectors = torch.linalg.eigh(basis.mT @ matrix @ basis)
+    null = ~(values > 10 * n * eps * values[-1].clamp_min(matrix.abs().max()))
+    if not bool(null.any()):
+        return None
+    return (
+        f"`covariance` is rank-deficient: {int(null.sum())} of its {n - 1} contrasts have no variance ("
+        f"{_sides(basis @ vectors[:, null], called)}; smallest eigenvalue {float(values[0]):.1e}, largest {float(values[-1]):.1e}). "
+        "Leave out items that are fixed or belong to another component, or use a larger sample"
+    )
+
+
+def _sides(directions: Tensor, called: Sequence[object]) -> str:
+    """What has no variance: the two sides of the only such contrast, when it is a difference of two means, or the items in it."""
+    largest = directions.norm(dim=1)
+    if directions.shape[1] == 1:
+        direction = directions[:, 0]
+        up, down = direction > 0.5 * direction.max(), direction < 0.5 * direction.min()
+        flat = torch.stack([direction[up].std(correction=0), direction[down].std(correction=0)]).max()
+        if bool((up | down).all()) and bool(flat < 1e-6 * largest.max()):
+            left, right = ([called[k] for k in side.nonzero()[:, 0].tolist()] for side in (up, down))
+            return f"the mean of items {listed(left)} minus that of items {listed(right)}"
+    involved = (largest > 0.1 * largest.max()).nonzero()[:, 0].tolist()
+    return f"between items {listed([called[k] for k in involved])}"
+
+
 def _checked(covariance: Tensor) -> Tensor:
     if not isinstance(covariance, Tensor) or not covariance.is_floating_point():
         raise TypeError(
             f"`covariance` must be a floating tensor (n, n), got {getattr(covariance, 'dtype', type(covariance).__name__)}"
         )
-    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1] or not len(covariance):
         raise ValueError(f"`covariance` must be a square matrix (n, n), got shape {tuple(covariance.shape)}")
-    n = len(covariance)
-    if n < 3:
-        raise ValueError(
-            f"`covariance` must speak of at least 3 items, got {n}: report the standard error of the contrast"
-        )
     matrix = covariance.detach().double()
     if not bool(torch.isfinite(matrix).all()):
         raise ValueError("`covariance` must be finite: it has nan or infinite entries")
     eps = torch.finfo(covariance.dtype).eps
     if bool((matrix - matrix.mT).abs().max() > eps**0.5 * matrix.abs().max()):
         raise ValueError("`covariance` must be symmetric")
-    matrix = 0.5 * (matrix + matrix.mT)
-    values = torch.linalg.eigvalsh(_on_contrasts(matrix))
-    if not bool(values[0] > 10 * n * eps * values[-1].clamp_min(matrix.abs().max())):
-        raise ValueError(
-            f"`covariance` is rank-deficient: of its {n - 1} contrasts some have no variance (smallest eigenvalue "
-            f"{float(values[0]):.1e}, largest {float(values[-1]):.1e}); leave out fixed items, or use a larger sample"
-        )
-    return matrix
+    return 0.5 * (matrix + matrix.mT)
 
 
-def _on_contrasts(matrix: Tensor) -> Tensor:
-    """`matrix` in an orthonormal basis of the contrasts, (n - 1, n - 1)."""
-    ones = matrix.new_ones(len(matrix), 1)
-    basis = torch.linalg.qr(ones, mode="complete").Q[:, 1:]
-    return basis.mT @ matrix @ basis
+def _contrasts(matrix: Tensor) -> Tensor:
+    """An orthonormal basis (n, n - 1) of the contrasts."""
+    return torch.linalg.qr(matrix.new_ones(len(matrix), 1), mode="complete").Q[:, 1:]
 
 
-def _least_squares(v: Tensor, i: Tensor, j: Tensor, n: int) -> Tensor:
-    """Gauss-Newton with damping on sum (log(q_i + q_j) - log v_ij)^2, inside the domain q_i + q_j > 0."""
-    total = v.new_zeros(n).index_add(0, i, v).index_add(0, j, v)
+def _least_squares(matrix: Tensor) -> Tensor:
+    """Gauss-Newton with damping on sum_{i<j} (log(q_i + q_j) - log v_ij)^2, inside the domain q_i + q_j > 0.
+
+    The Jacobian has two entries in every row, 1 / (q_i + q_j), so the normal equations are formed from (n, n) matrices.
+
+    Raises:
+        NotConvergedError: It does not settle.
+    """
+    n, eye = len(matrix), torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)
+    variances = (matrix.diagonal() + matrix.diagonal()[:, None] - 2 * matrix).masked_fill(eye, 0)
+    unit = variances.sum() / (n * (n - 1))
+    total = (variances / unit).sum(1)
+    target = (variances / unit).masked_fill(eye, 1).log()
+
+    def rest_of(q: Tensor) -> tuple[Tensor, Tensor]:
+        sums = (q + q[:, None]).masked_fill(eye, 1)
+        return sums, sums.log() - target  # nan outside of the domain
+
     q = (total - total.sum() / (2 * (n - 1))) / (n - 2)  # least squares without the logarithm
-    if not bool((q[i] + q[j] > 0).all()):
-        q = torch.full_like(q, 0.5) * v.mean()
-    design = v.new_zeros(len(v), n)
-    rows = torch.arange(len(v), device=v.device)
-    design[rows, i] = 1
-    design[rows, j] = 1
-    damping, rest = 0.0, (q[i] + q[j]).log() - v.log()
+    sums, rest = rest_of(q)
+    if not bool((sums > 0).all()):
+        q = torch.full_like(q, 0.5)
+        sums, rest = rest_of(q)
+    damping = 0.0
     for _ in range(_STEPS):
-        jacobian = design / (q[i] + q[j])[:, None]
-        normal, slope = jacobian.mT @ jacobian, jacobian.mT @ rest
-        step = -torch.linalg.solve(normal + damping * torch.diag(normal.diagonal()), slope)
-        new = q + step
-        sums = new[i] + new[j]
-        trial = sums.log() - v.log() if bool((sums > 0).all()) else torch.full_like(v, torch.inf)
+        slope = (rest / sums).sum(1)
+        normal = sums.square().reciprocal().masked_fill(eye, 0)
+        diagonal = normal.sum(1) * (1 + damping)
+        step = -torch.linalg.solve(normal + torch.diag(diagonal), slope)
         if bool(step.abs().max() <= 1e-12 * q.abs().max()):
-            return q
-        if bool(trial.square().sum() <= rest.square().sum() * (1 + 1e-14)):
-            q, rest, damping = new, trial, damping / 10 if damping > 1e-9 else 0.0
+            return unit * q
+        new_sums, new_rest = rest_of(q + step)
+        if bool(new_rest.square().sum() <= rest.square().sum() * (1 + 1e-14)):
+            q, sums, rest = q + step, new_sums, new_rest
+            damping = damping / 10 if damping > 1e-9 else 0.0
         else:
             damping = max(10 * damping, 1e-4)
     raise NotConvergedError("`covariance`: the quasi-variances do not settle; report contrasts instead")
 
 
 def _worst_errors(matrix: Tensor, q: Tensor) -> tuple[float, float]:
-    root = torch.linalg.cholesky(_on_contrasts(matrix))
-    half = torch.linalg.solve_triangular(root, _on_contrasts(torch.diag(q)), upper=False)
+    basis = _contrasts(matrix)
+    root = torch.linalg.cholesky(basis.mT @ matrix @ basis)
+    half = torch.linalg.solve_triangular(root, basis.mT @ torch.diag(q) @ basis, upper=False)
     ratios = torch.linalg.eigvalsh(torch.linalg.solve_triangular(root, half.mT, upper=False))
     errors = ratios.clamp_min(0).sqrt() - 1
     return float(errors[0]), float(errors[-1])

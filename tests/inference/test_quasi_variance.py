@@ -80,3 +80,38 @@ def test_what_cannot_be_answered_is_an_error(matrix, text):
 def test_integers_are_refused():
     with pytest.raises(TypeError, match="floating"):
         quasi_variances(torch.eye(3, dtype=torch.long))
+
+
+def test_items_are_called_by_their_names():
+    parts = torch.block_diag(torch.eye(3, dtype=F64) - 1 / 3, torch.eye(2, dtype=F64) - 1 / 2)
+    with pytest.raises(ValueError, match=r"the mean of items d, e minus that of items a, b, c|of items a, b, c minus"):
+        quasi_variances(parts, names=list("abcde"))
+    with pytest.raises(ValueError, match="one name per item, 5, got 2"):
+        quasi_variances(parts, names=["a", "b"])
+    half = torch.tensor([[0.5, 0.5, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]], dtype=F64)
+    with pytest.warns(UserWarning, match=r"item\(s\) middle is negative"):
+        quasi_variances(half @ half.mT + 1e-3 * torch.eye(4, dtype=F64), names=["middle", "b", "c", "d"])
+
+
+@pytest.mark.parametrize("n", [3, 7, 150])
+def test_the_result_is_a_minimum_of_the_sum_of_squares(n):
+    factor = torch.randn(n, 2 * n, generator=torch.Generator().manual_seed(n), dtype=F64)
+    matrix = factor @ factor.mT + 3 * n * torch.eye(n, dtype=F64)  # no negative ones
+    q = quasi_variances(matrix).variances.requires_grad_()
+    i, j = torch.triu_indices(n, n, offset=1)
+    v = matrix.diagonal()[i] + matrix.diagonal()[j] - 2 * matrix[i, j]
+    objective = ((q[i] + q[j]).log() - v.log()).square().sum()
+    (slope,) = torch.autograd.grad(objective, q)
+    assert float((slope * q.detach()).abs().max()) < 1e-9
+
+
+def test_worst_errors_are_the_extremes_over_all_contrasts():
+    matrix = torch.tensor(SHIPS, dtype=F64)
+    quasi = quasi_variances(matrix)
+    contrast = torch.randn(20_000, 5, generator=torch.Generator().manual_seed(0), dtype=F64)
+    contrast -= contrast.mean(1, keepdim=True)
+    fitted = (contrast.square() @ quasi.variances).sqrt()
+    errors = fitted / ((contrast @ matrix) * contrast).sum(1).sqrt() - 1
+    low, high = quasi.worst_errors
+    assert low <= float(errors.min()) < 0.8 * low
+    assert 0.8 * high < float(errors.max()) <= high

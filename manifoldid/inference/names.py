@@ -1,0 +1,67 @@
+"""What items are called: in tables, pictures and errors."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from manifoldid.points import Point, blocks_of
+
+Names = Sequence[object] | Mapping[str, Sequence[object]] | None
+
+
+def checked_names(names: Names, x: Point) -> dict[str, list[str]]:
+    """Names by block ('' for a tensor point), one per item (first dimension) of `x`; blocks may be left out.
+
+    Raises:
+        TypeError: `names` is text or no sequence.
+        ValueError: A block is unknown, or a list has the wrong length.
+    """
+    if names is None:
+        return {}
+    blocks = blocks_of(x)
+    if not isinstance(names, Mapping):
+        if len(blocks) > 1:
+            raise ValueError(f"`names` of a point with the blocks {list(blocks)} must be a dict from block to names")
+        names = {next(iter(blocks)): names}
+    unknown = [block for block in names if block not in blocks]
+    if unknown:
+        raise ValueError(f"`names` speaks of blocks that the point does not have: {unknown}; it has {list(blocks)}")
+    return {block: _checked(of, blocks[block].shape, block) for block, of in names.items()}
+
+
+def _checked(names: Sequence[object], shape: torch.Size, block: str) -> list[str]:
+    label = f"names[{block!r}]" if block else "names"
+    if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__"):
+        raise TypeError(f"`{label}` must be a list with one name per item, got {type(names).__name__}")
+    found = [str(name) for name in names]
+    items = shape[0] if shape else 1
+    if len(found) != items:
+        raise ValueError(f"`{label}` must have one name per item, {items}, got {len(found)}")
+    return found
+
+
+def item_labels(names: Mapping[str, Sequence[str]], block: str, shape: torch.Size) -> list[str | int]:
+    """One label per number of a block of this shape: its name, else its index; `name[1, 2]` inside an item."""
+    return [item_label(names, block, index) for index in _indices(shape)]
+
+
+def item_label(names: Mapping[str, Sequence[str]], block: str, index: Sequence[int]) -> str | int:
+    """The label of one number of a block: its item's name, else its index."""
+    own = names.get(block)
+    if not index:
+        return own[0] if own else (block or 0)
+    item: str | int = own[index[0]] if own else index[0]
+    return item if len(index) == 1 else f"{item}[{', '.join(map(str, index[1:]))}]"
+
+
+def real_shape(t: Tensor) -> torch.Size:
+    """The shape of a block in real numbers: real and imaginary parts side by side."""
+    return t.shape + torch.Size((2,) if t.is_complex() else ())
+
+
+def _indices(shape: torch.Size) -> list[tuple[int, ...]]:
+    found: list[tuple[int, ...]] = [()]
+    for size in shape:
+        found = [(*index, k) for index in found for k in range(size)]
+    return found

@@ -1,0 +1,229 @@
+"""What can be read off an estimate: tables, names, correlations, pairs, text."""
+
+import math
+
+import pytest
+import torch
+
+import manifoldid as mid
+
+F64 = torch.float64
+FIRST, SECOND = torch.triu_indices(4, 4, offset=1)
+RIGHT = torch.tensor([1.0, 3, 2, 5, 4, 1], dtype=F64)
+NAMES = ["Ann", "Bob", "Cyd", "Dan"]
+
+
+def nll(x):
+    """Gaussian differences of precision k: the covariance is known in closed form."""
+    return 0.5 * (RIGHT * (x[FIRST] - x[SECOND] - RIGHT).square()).sum()
+
+
+def fitted(function, start, group, **kwargs):
+    return mid.infer(function, mid.fit(function, start, group).point, group, **kwargs)
+
+
+@pytest.fixture(name="plain", scope="module")
+def _plain():
+    return fitted(nll, torch.zeros(4, dtype=F64), mid.Translation())
+
+
+@pytest.fixture(name="blocks", scope="module")
+def _blocks():
+    def both(point):
+        return nll(point["skill"]) + 0.5 * (point["home"] - 2).square() + 0.5 * (point["c"] - 1).square().sum()
+
+    start = {"skill": torch.zeros(4, dtype=F64), "home": torch.zeros((), dtype=F64), "c": torch.zeros(2, 2, dtype=F64)}
+    return fitted(both, start, mid.Product(skill=mid.Translation()), names={"skill": NAMES, "c": ["u", "v"]})
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_a_table_of_one_block_has_one_row_per_item(plain):
+    rows = plain.table(names=NAMES)
+    assert [row["item"] for row in rows] == NAMES
+    assert [row["estimate"] for row in rows] == plain.estimate().tolist()
+    assert [row["standard_error"] for row in rows] == plain.standard_errors().tolist()
+    assert [row["quasi_standard_error"] for row in rows] == plain.quasi_variances().standard_errors.tolist()
+    assert [row["item"] for row in plain.table()] == [0, 1, 2, 3]
+
+
+def test_a_table_of_several_blocks_says_which(blocks):
+    rows = blocks.table()
+    assert [row["block"] for row in rows] == ["skill"] * 4 + ["home"] + ["c"] * 4
+    assert [row["item"] for row in rows] == [*NAMES, "home", "u[0]", "u[1]", "v[0]", "v[1]"]
+    assert "quasi_standard_error" not in rows[4]
+    alone = blocks.table(names=["a", "b", "c", "d"], block="skill")
+    assert [row["item"] for row in alone] == ["a", "b", "c", "d"]
+    assert "block" not in alone[0]
+
+
+def test_components_have_no_quasi_variances_and_the_table_leaves_them_out():
+    def pools(x):
+        return nll(x[:4]) + nll(x[4:])
+
+    group = mid.Translation(blocks=torch.arange(8) // 4)
+    estimate = fitted(pools, torch.zeros(8, dtype=F64), group)
+    assert set(estimate.table()[0]) == {"item", "estimate", "standard_error"}
+    with pytest.raises(
+        ValueError,
+        match=r"the mean of items (0, 1, 2|4, 5, 6) \(1 more\) minus that of items",
+    ):
+        estimate.quasi_variances()
+    with pytest.raises(mid.NotEstimableError, match="translation of block"):
+        estimate.pairwise()
+
+
+def test_the_section_of_a_table_moves_estimates_and_errors_but_not_quasi_errors(plain):
+    first = plain.table(section=mid.Reference(mid.Translation(), 0))
+    assert (first[0]["estimate"], first[0]["standard_error"]) == (0, 0)
+    assert [row["quasi_standard_error"] for row in first] == pytest.approx(
+        [row["quasi_standard_error"] for row in plain.table()]
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (["a"], ValueError, "`names` must have one name per item, 4, got 1"),
+        ("abcd", TypeError, "`names` must be a list with one name per item, got str"),
+        ({"skill": NAMES}, ValueError, "blocks that the point does not have"),
+    ],
+)
+def test_wrong_names_are_refused(plain, names, error, message):
+    with pytest.raises(error, match=message):
+        plain.table(names=names)
+
+
+def test_names_of_dict_points_are_dicts(blocks):
+    with pytest.raises(ValueError, match="must be a dict from block to names"):
+        blocks.table(names=NAMES)
+    with pytest.raises(ValueError, match="`block` must be one of"):
+        blocks.table(block="unknown")
+
+
+def test_errors_use_the_names():
+    def two(x):
+        return (x[0] - x[2]).square() + (x[1] - x[3]).square()
+
+    with pytest.raises(mid.NotIdentifiableError, match="items Ann, Cyd; items Bob, Dan"):
+        mid.infer(two, torch.zeros(4, dtype=F64), mid.Translation(), names=NAMES)
+
+
+def test_text_is_plain_and_complete(blocks, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    text = str(blocks)
+    assert text.isascii()
+    assert "\x1b" not in text
+    lines = text.splitlines()
+    assert lines[0] == "Estimate under Product(skill=Translation()), on its canonical section"
+    assert lines[1].split() == ["block", "item", "estimate", "standard", "error", "quasi", "standard", "error"]
+    assert [line.split()[1] for line in lines[3:7]] == NAMES
+    assert "Quasi-standard errors of skill give those of all contrasts to" in text
+    assert repr(blocks).count("\n") == 0
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(plain):
+    estimate = fitted(nll, torch.zeros(4, dtype=F64), mid.Translation(), names=["[red]", "[/b]", "\\", "[0]"])
+    assert [line.split()[0] for line in str(estimate).splitlines()[3:7]] == ["[red]", "[/b]", "\\", "[0]"]
+
+
+def test_long_tables_are_cut_in_the_middle_and_say_so():
+    def many(x):
+        return 0.5 * (x - torch.arange(100.0, dtype=F64)).square().sum()
+
+    text = str(fitted(many, torch.zeros(100, dtype=F64), mid.Product()))
+    assert "... 40 more" in text
+    assert text.splitlines()[3].split()[0] == "0"
+
+
+def test_numbers_are_shown_with_the_digits_that_their_errors_allow():
+    def small(x):
+        return 0.5 * ((x - 123.456789) / 0.00123).square().sum()
+
+    line = str(fitted(small, torch.full((3,), 123.0, dtype=F64), mid.Product())).splitlines()[3]
+    assert line.split()[1:3] == ["123.45679", "0.00123"]
+
+
+# --------------------------------------------------------------------------------------------------- correlations, pairs
+
+
+def test_correlations_are_those_of_the_covariance(plain):
+    covariance = plain.covariance()
+    errors = covariance.diagonal().sqrt()
+    torch.testing.assert_close(plain.correlation(), covariance / errors / errors[:, None])
+    fixed = plain.correlation(section=mid.Reference(mid.Translation(), 1))
+    assert torch.isnan(fixed[1]).all()
+    assert (fixed.diagonal()[[0, 2, 3]] == 1).all()
+
+
+def test_pairs_are_the_contrasts_of_pairs(plain, blocks):
+    for pairs in (plain.pairwise(), blocks.pairwise("skill")):
+        contrast = plain.contrast(lambda x: x[FIRST] - x[SECOND])
+        torch.testing.assert_close(pairs.value[FIRST, SECOND], contrast.value)
+        torch.testing.assert_close(pairs.standard_error[FIRST, SECOND], contrast.standard_error)
+        torch.testing.assert_close(pairs.value, -pairs.value.mT)
+        low, high = pairs.simultaneous_interval(draws=100_000)
+        # both simulate the same quantile: sd of a simulated quantile about 0.005
+        wanted = contrast.simultaneous_interval(draws=100_000, generator=torch.Generator().manual_seed(7))
+        torch.testing.assert_close(low[FIRST, SECOND], wanted[0], rtol=0.02, atol=0.02)
+        torch.testing.assert_close(high[FIRST, SECOND], wanted[1], rtol=0.02, atol=0.02)
+
+
+def test_pairs_are_wider_together_than_alone_and_narrower_than_bonferroni(plain):
+    pairs = plain.pairwise()
+    low, high = pairs.simultaneous_interval()
+    critical = ((high - low) / (2 * pairs.standard_error))[0, 1]
+    assert 1.96 < critical < float(torch.special.ndtri(torch.tensor(1 - 0.025 / 6)))
+
+
+def test_the_table_of_pairs_has_one_row_per_pair(blocks):
+    pairs = blocks.pairwise("skill")
+    rows = pairs.table()
+    assert [(row["item"], row["other"]) for row in rows[:3]] == [("Ann", "Bob"), ("Ann", "Cyd"), ("Ann", "Dan")]
+    assert len(rows) == 6
+    assert all(row["low"] < row["difference"] < row["high"] for row in rows)
+    assert "of 6 pairs differ" in str(pairs)
+
+
+def test_differences_that_depend_on_the_unit_need_a_section():
+    target = torch.tensor([-1.0, 0.5, 2.0, 4.0], dtype=F64)
+
+    def shape(x):
+        return 50 * (mid.Section(mid.Affine())(x) - mid.Section(mid.Affine())(target)).square().sum()
+
+    estimate = fitted(shape, target * 3 + 1, mid.Affine())
+    with pytest.raises(mid.NotEstimableError, match="or say which section="):
+        estimate.pairwise()
+    pairs = estimate.pairwise(section=mid.Reference(mid.Affine(), (0, 3)))
+    assert float(pairs.value[3, 0]) == pytest.approx(1)
+    assert math.isclose(float(pairs.standard_error[3, 0]), 0, abs_tol=1e-8)
+
+
+def test_an_estimate_in_float32_answers_in_float32():
+    right = RIGHT.float()
+
+    def single(x):
+        return 0.5 * (right * (x[FIRST] - x[SECOND] - right).square()).sum()
+
+    estimate = fitted(single, torch.zeros(4), mid.Translation())
+    pairs = estimate.pairwise()
+    assert estimate.correlation().dtype == pairs.value.dtype == pairs.simultaneous_interval()[0].dtype == torch.float32
+    torch.testing.assert_close(estimate.covariance().double(), torch.linalg.pinv(laplacian()), rtol=1e-4, atol=1e-5)
+
+
+def laplacian():
+    design = torch.eye(4, dtype=F64)[FIRST] - torch.eye(4, dtype=F64)[SECOND]
+    return design.mT @ (RIGHT[:, None] * design)
+
+
+def test_complex_points_have_a_row_for_each_part():
+    target = torch.tensor([1 + 2j, 3 - 1j], dtype=torch.complex128)
+
+    def distance(z):
+        return 0.5 * torch.view_as_real(z - target).square().sum()
+
+    rows = fitted(distance, torch.ones(2, dtype=torch.complex128), mid.Product(), names=["p", "q"]).table()
+    assert [row["item"] for row in rows] == ["p[0]", "p[1]", "q[0]", "q[1]"]
