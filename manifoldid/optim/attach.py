@@ -110,7 +110,11 @@ def attach(
 
 def _points(params: Any) -> list[tuple[str, Point]]:
     """The points of `params` with what to call them in messages."""
-    if isinstance(params, nn.Module) and not isinstance(params, (nn.ParameterDict, nn.ParameterList)):
+    if isinstance(params, nn.ParameterDict):
+        params = dict(params.items())
+    elif isinstance(params, nn.ParameterList):
+        params = list(params)
+    elif isinstance(params, nn.Module):
         raise TypeError(
             f"`params` must be parameters, got the module {type(params).__name__}: weights of a network are not rates; attach to "
             "the tensor that holds the rates, or put mid.nn.GaugeFix(group) on the outputs"
