@@ -1,16 +1,20 @@
 """Ensembles: means, standard deviations, covariances and contrasts that do not depend on anybody's origin or unit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from manifoldid.ensemble.align import align_members, align_observed, stacked
+from manifoldid.ensemble.bootstrap import Data, replicates
+from manifoldid.ensemble.report import ensemble_picture, ensemble_rows, ensemble_text
 from manifoldid.errors import DegeneratePointError, NotEstimableError, listed
 from manifoldid.groups.base import GaugeGroup, check_quotient
 from manifoldid.inference.contrast import Contrast
+from manifoldid.inference.names import Names, checked_names, chosen_names, item_labels, real_shape
+from manifoldid.inference.pairwise import PairwiseContrasts, differences
 from manifoldid.inference.quasi_variance import QuasiVariances, quasi_variances
 from manifoldid.invariance import default_tolerance, largest_change
 from manifoldid.points import (
@@ -27,6 +31,9 @@ from manifoldid.points import (
 from manifoldid.quotient.frechet import frechet_mean
 from manifoldid.sections import SectionLike, as_section
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 class Ensemble:
     """Points that estimate the same thing, each in its own gauge: networks of an ensemble, bootstrap replicates, chains, seeds.
@@ -38,6 +45,11 @@ class Ensemble:
         observed: Which items each member saw, bool (M, n), for tensor points under Translation, Scaling, PositiveScaling and
             Affine: then members are aligned jointly by least squares over the items they share, entries that a member did
             not see are ignored (nan is allowed there), and every statistic of an item uses the members that saw it.
+        names: What the items are called in tables, pictures and errors: a list, or for dicts a dict from block to list.
+
+    Attributes:
+        members: As they came, (M, *event) or a dict.
+        dropped: Of a bootstrap: replicates without an estimate, by reason.
 
     Raises:
         TypeError: An argument is of the wrong kind.
@@ -46,7 +58,14 @@ class Ensemble:
         NotIdentifiableError: With `observed`, members do not share items.
     """
 
-    def __init__(self, members: Any, group: GaugeGroup, weights: Weights = None, observed: Tensor | None = None):
+    def __init__(
+        self,
+        members: Any,
+        group: GaugeGroup,
+        weights: Weights = None,
+        observed: Tensor | None = None,
+        names: Names = None,
+    ):
         if not isinstance(group, GaugeGroup):
             raise TypeError(f"`group` must be a gauge group, such as mid.Translation(), got {group!r}")
         self.group = group
@@ -59,15 +78,58 @@ class Ensemble:
             )
         check_quotient(group, self.members, "members")
         self._size = sizes.pop()
-        self._observed = None if observed is None else self._checked_mask(observed)
+        self.observed = None if observed is None else self._checked_mask(observed)
         self.members = self._hidden_entries(self.members)
+        self.names = checked_names(names, _member(self.members, 0))
+        self.dropped: dict[str, int] = {}  # replicates of a bootstrap without an estimate, by reason
+
+    @classmethod
+    def from_bootstrap(
+        cls,
+        nll: Callable[[Any, Data], Tensor],
+        resample: Callable[[torch.Generator], Data],
+        size: int,
+        start: Any,
+        group: GaugeGroup,
+        weights: Weights = None,
+        failures: str = "raise",
+        names: Names = None,
+        generator: torch.Generator | None = None,
+    ) -> "Ensemble":
+        """Bootstrap replicates of a maximum-likelihood estimate: `size` times new data, and `fit` from `start`.
+
+        Every replicate is checked as `infer` does. One without an estimate (separated, disconnected) is an error: leaving it out is a
+        choice, since what is left is the distribution under the condition that there is an estimate.
+
+        Args:
+            nll: Negative log-likelihood of a point and a data set: `nll(point, data)`, the sum.
+            resample: Draws a data set with the generator that it is given: indices, counts or weights of the observations.
+            size: Replicates to try, at least 2.
+            start: Where every fit starts; the estimate of the whole data is a good place.
+            group: What leaves `nll` unchanged.
+            weights: Item weights.
+            failures: 'raise', or 'drop' to leave out replicates without an estimate; then `dropped` and `str` count them.
+            names: What the items are called.
+            generator: Handed to `resample`; None is a private one seeded 0.
+
+        Raises:
+            UnboundedEstimateError: A replicate is separated.
+            NotIdentifiableError: A replicate does not connect the items.
+            NotConvergedError: A fit stopped early.
+            DegeneratePointError: A replicate has no representative.
+            ValueError: `size` or `failures` is wrong, or fewer than two replicates are left.
+        """
+        points, dropped = replicates(nll, resample, size, start, group, weights, failures, names, generator)
+        ensemble = cls(points, group, weights, names=names)
+        ensemble.dropped = dropped
+        return ensemble
 
     def __len__(self) -> int:
         return self._size
 
     def __repr__(self) -> str:
         shapes = {name or "point": tuple(t.shape[1:]) for name, t in blocks_of(self.members).items()}
-        seen = "" if self._observed is None else f", items seen by {int(self.counts.min())} to {int(self.counts.max())}"
+        seen = "" if self.observed is None else f", items seen by {int(self.counts.min())} to {int(self.counts.max())}"
         return f"<Ensemble of {len(self)} members under {self.group!r}, {shapes}{seen}>"
 
     # ------------------------------------------------------------------------------------------------ alignment
@@ -78,8 +140,8 @@ class Ensemble:
 
         With `observed`, entries that a member did not see hold the consensus of the others.
         """
-        if self._observed is not None:
-            return align_observed(self.members, self.group, self.weights, self._observed)
+        if self.observed is not None:
+            return align_observed(self.members, self.group, self.weights, self.observed)
         parts = dict(blocks_of(self.members))
         for factor, of in self.group.factors():
             if isinstance(self.members, Tensor):
@@ -94,8 +156,8 @@ class Ensemble:
     @property
     def counts(self) -> Tensor:
         """How many members saw each item, (n,); without `observed` that is all of them, shaped like the point (first block)."""
-        if self._observed is not None:
-            return self._observed.sum(0)
+        if self.observed is not None:
+            return self.observed.sum(0)
         return torch.full(first(self.members).shape[1:], len(self), dtype=torch.long)
 
     def in_section(self, section: SectionLike = None) -> Point:
@@ -129,7 +191,7 @@ class Ensemble:
             NotEstimableError: `section` is a callable that is not constant on orbits.
         """
         average = self._average(self.in_section(section))
-        if self._observed is not None or self.group.arithmetic:
+        if self.observed is not None or self.group.arithmetic:
             return average
         if isinstance(self.members, Tensor):
             middle: Point = frechet_mean(self.group, self.members, self.weights)
@@ -153,14 +215,17 @@ class Ensemble:
             ValueError: With `observed`, an item was seen by fewer than two members.
             NotEstimableError: `section` is a callable that is not constant on orbits.
         """
-        aligned = self.in_section(section)
-        if self._observed is None:
-            return map_blocks(lambda t: _absolute(t - t.mean(0)).square().sum(0).div(len(self) - 1).sqrt(), aligned)
-        few = (self.counts < 2).nonzero()[:, 0].tolist()
+        few = [] if self.observed is None else (self.counts < 2).nonzero()[:, 0].tolist()
         if few:
             raise ValueError(f"`observed`: items {listed(few)} were seen by one member only, which has no spread")
-        rest = self._deviations(aligned)
-        return (rest.square().sum(0) / (self.counts - 1)).sqrt()
+        return self.spread(section)
+
+    def spread(self, section: SectionLike = None) -> Point:
+        """As `std`, but nan where only one member saw an item."""
+        aligned = self.in_section(section)
+        if self.observed is None:
+            return map_blocks(lambda t: _absolute(t - t.mean(0)).square().sum(0).div(len(self) - 1).sqrt(), aligned)
+        return (self._deviations(aligned).square().sum(0) / (self.counts - 1)).sqrt()
 
     def covariance(self, section: SectionLike = None, block: str | None = None) -> Tensor:
         """Covariance of one member, (n, n) over the flattened point or block, ddof 1.
@@ -172,12 +237,12 @@ class Ensemble:
                 by fewer than two members.
             NotEstimableError: `section` is a callable that is not constant on orbits.
         """
-        aligned = self._block(self.in_section(section), block)
-        if self._observed is None:
+        aligned = self.block_of(self.in_section(section), block)
+        if self.observed is None:
             rest = flatten(aligned, 1)
             rest = rest - rest.mean(0)
             return rest.mT @ rest / (len(self) - 1)
-        together = self._observed.to(aligned.dtype)
+        together = self.observed.to(aligned.dtype)
         together = together.mT @ together
         if bool((together < 2).any()):
             i, j = (together < 2).nonzero()[0].tolist()
@@ -211,30 +276,83 @@ class Ensemble:
 
     def quasi_variances(self, block: str | None = None, section: SectionLike = None) -> QuasiVariances:
         """Quasi-variances of one member, of tensor points or of a block; errors as in `covariance` and `mid.quasi_variances`."""
-        return quasi_variances(self.covariance(section, block))
+        return quasi_variances(self.covariance(section, block), self.labels(None, block))
 
-    def table(
-        self, names: Sequence[str] | None = None, section: SectionLike = None, block: str | None = None
-    ) -> list[dict[str, Any]]:
-        """One row per item, for `pandas.DataFrame(...)`: item, mean, standard_deviation, members.
+    def pairwise(self, block: str | None = None, section: SectionLike = None) -> PairwiseContrasts:
+        """The differences of all pairs of items: means, and the spread of one member, with intervals that hold together.
+
+        Args:
+            block: Of dict points.
+            section: Where the differences are taken; needed where they depend on it (a gauge with a scale: the unit).
 
         Raises:
-            ValueError: `names` has the wrong length, or `block` is needed.
+            NotEstimableError: A difference sees the gauge and no `section` is given.
+            ValueError: `block` is needed or unknown, or with `observed` a pair was seen together by fewer than two members.
         """
-        mean = flatten(self._block(self.mean(section), block)).tolist()
-        deviation = flatten(self._block(self.std(section), block)).tolist()
-        if names is not None and len(names) != len(mean):
-            raise ValueError(f"`names` must have one name per item, {len(mean)}, got {len(names)}")
-        counts = self.counts.tolist() if self._observed is not None else [len(self)] * len(mean)
-        return [
-            {
-                "item": names[k] if names is not None else k,
-                "mean": mean[k],
-                "standard_deviation": deviation[k],
-                "members": counts[k],
-            }
-            for k in range(len(mean))
-        ]
+        if section is None:
+            self._check_estimable(
+                lambda x: differences(self.block_of(x, block)), "the difference of two items", " or say which section="
+            )
+        scores = flatten(self.block_of(self.mean(section), block))
+        return PairwiseContrasts(scores, self.covariance(section, block), self.labels(None, block))
+
+    def labels(self, names: Names = None, block: str | None = None) -> list[str | int]:
+        """What the numbers of the points, or of one of their blocks, are called: names, else indices. Errors as in `table`."""
+        one = _member(self.members, 0)
+        self.block_of(one, block)
+        of = next(iter(blocks_of(one))) if block is None else block
+        return item_labels(chosen_names(names, self.names, one, block), of, real_shape(blocks_of(one)[of]))
+
+    def block_of(self, x: Point, block: str | None = None) -> Tensor:
+        """One block of a point of this kind: the tensor itself, the only block, or the one that is named.
+
+        Raises:
+            ValueError: `block` is needed or unknown.
+        """
+        if isinstance(x, Tensor):
+            if block is not None:
+                raise ValueError(f"`block` is {block!r}, but the members are tensors without blocks")
+            return x
+        if block is None and len(x) > 1:
+            raise ValueError(f"`block` is needed: the members have the blocks {sorted(x)}")
+        if block is not None and block not in x:
+            raise ValueError(f"`block` is {block!r}, but the members have the blocks {sorted(x)}")
+        return x[block if block is not None else next(iter(x))]
+
+    def table(self, names: Names = None, section: SectionLike = None, block: str | None = None) -> list[dict[str, Any]]:
+        """One row per number, for `pandas.DataFrame(...)`: item, mean, standard_deviation, members.
+
+        Members of several blocks have one more column, `block`, unless one is chosen.
+
+        Args:
+            names: One name per item (of the chosen block), or a dict from block to names; default those of the ensemble.
+            section: Where to report.
+            block: One block only.
+
+        Raises:
+            ValueError: `names` has the wrong length, or `block` is unknown.
+        """
+        return ensemble_rows(self, names, section, block)
+
+    def plot(self, axes: "Axes | None" = None, names: Names = None, block: str | None = None) -> "Axes":
+        """Draws members before and after alignment, item by item, with mean and standard deviation of one member.
+
+        Args:
+            axes: Where to draw; default a figure of its own.
+            names: As in `table`.
+            block: Of dict points.
+
+        Returns:
+            The axes; `axes.figure.savefig(path)` writes the picture.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: `block` is needed or unknown, or `names` has the wrong length.
+        """
+        return ensemble_picture(self, axes, names, block)
+
+    def __str__(self) -> str:
+        return ensemble_text(self)
 
     # ------------------------------------------------------------------------------------------------ private
 
@@ -250,19 +368,19 @@ class Ensemble:
 
     def _hidden_entries(self, members: Point) -> Point:
         """Entries that nobody saw, as 1: nan there is the caller's way to say so."""
-        return members if self._observed is None else torch.where(self._observed, members, torch.ones_like(members))
+        return members if self.observed is None else torch.where(self.observed, members, torch.ones_like(members))
 
     def _chosen(self, of: tuple[str, ...] | str) -> Point:
         return self.members[of] if isinstance(of, str) else {name: self.members[name] for name in of or self.members}
 
     def _average(self, members: Point) -> Point:
-        if self._observed is None:
+        if self.observed is None:
             return map_blocks(lambda t: t.mean(0), members)
-        return torch.where(self._observed, members, torch.zeros_like(members)).sum(0) / self.counts
+        return torch.where(self.observed, members, torch.zeros_like(members)).sum(0) / self.counts
 
     def _deviations(self, members: Tensor) -> Tensor:
         rest = members - self._average(members)
-        return rest if self._observed is None else torch.where(self._observed, rest, torch.zeros_like(rest))
+        return rest if self.observed is None else torch.where(self.observed, rest, torch.zeros_like(rest))
 
     def _each(self, function: Callable[[Point], Point], members: Point) -> Point:
         results = []
@@ -275,36 +393,25 @@ class Ensemble:
             return {name: torch.stack([result[name] for result in results]) for name in results[0]}
         return torch.stack(results)
 
-    def _block(self, x: Point, block: str | None) -> Point:
-        if isinstance(x, Tensor):
-            if block is not None:
-                raise ValueError(f"`block` is {block!r}, but the members are tensors without blocks")
-            return x
-        if block is None and len(x) > 1:
-            raise ValueError(f"`block` is needed: the members have the blocks {sorted(x)}")
-        if block is not None and block not in x:
-            raise ValueError(f"`block` is {block!r}, but the members have the blocks {sorted(x)}")
-        return x[block if block is not None else next(iter(x))]
-
-    def _check_estimable(self, fn: Callable[[Point], Any], who: str) -> None:
+    def _check_estimable(self, fn: Callable[[Point], Any], who: str, instead: str = "") -> None:
         point = _member(self.aligned, 0)
         change = largest_change(fn, point, self.group)
         if not change.relative <= default_tolerance(point):
             raise NotEstimableError(
                 f"{who} is not constant on the orbits of {self.group!r}: it changes by {change.relative:.1e} relative under the "
                 f"{change.generator}, so its value says which gauge a member is in; take differences (ratios, distances), or "
-                "fix a gauge first: mid.Section(group)(x)"
+                f"fix a gauge first: mid.Section(group)(x){instead}"
             )
 
     def _who_saw(self, fn: Callable[[Point], Any]) -> list[int]:
         """Members that saw every item on which `fn` depends."""
-        if self._observed is None:
+        if self.observed is None:
             return list(range(len(self)))
         with torch.enable_grad():
             x = _member(self.aligned, 0).clone().requires_grad_()
             jacobian = torch.autograd.functional.jacobian(lambda t: torch.as_tensor(fn(t)).reshape(-1), x)
         used = (jacobian != 0).any(0)
-        members = (self._observed | ~used).all(1).nonzero()[:, 0].tolist()
+        members = (self.observed | ~used).all(1).nonzero()[:, 0].tolist()
         if len(members) < 2:
             raise ValueError(f"`fn` uses items that only {len(members)} member(s) saw together: no spread")
         return members

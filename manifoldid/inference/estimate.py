@@ -1,6 +1,6 @@
 """A maximum-likelihood estimate and everything that can be read off its covariance."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,8 @@ from manifoldid.errors import NotEstimableError
 from manifoldid.groups.base import GaugeGroup
 from manifoldid.inference.contrast import Contrast, correlation_of
 from manifoldid.inference.information import InverseInformation, jacobian
-from manifoldid.inference.names import Names, checked_names, item_labels, real_shape
-from manifoldid.inference.pairwise import PairwiseContrasts
+from manifoldid.inference.names import Names, checked_names, chosen_names, item_labels, real_shape
+from manifoldid.inference.pairwise import PairwiseContrasts, differences
 from manifoldid.inference.presentation import Column, rendered
 from manifoldid.inference.quasi_variance import QuasiVariances, quasi_variances, refusal
 from manifoldid.invariance import default_tolerance, largest_change
@@ -109,7 +109,7 @@ class Estimate:
         of, shape = self._chosen(block)
         if section is None:
             self._check(
-                lambda x: _differences(blocks_of(x)[of]), "the difference of two items", " or say which section="
+                lambda x: differences(blocks_of(x)[of]), "the difference of two items", " or say which section="
             )
         start, stop = self._range(block)
         scores = flatten(self.estimate(section))[start:stop]
@@ -131,11 +131,11 @@ class Estimate:
             ValueError: `names` has the wrong length, or `block` is unknown.
             NotEstimableError: `section` is a callable that is not constant on orbits.
         """
-        called = self._called(names, block)
+        chosen = None if block is None else [self._chosen(block)[0]]
+        called = chosen_names(names, self.names, self.point, block)
         values, errors = blocks_of(self.estimate(section)), blocks_of(self.standard_errors(section))
-        chosen = [block] if block is not None and self._range(block) else list(values)
         rows: list[dict[str, Any]] = []
-        for of in chosen:
+        for of in chosen or values:
             labels = item_labels(called, of, real_shape(values[of]))
             columns = {"estimate": flatten(values[of]).tolist(), "standard_error": flatten(errors[of]).tolist()}
             quasi = self._quasi(of or None, section, labels)
@@ -168,7 +168,7 @@ class Estimate:
             ValueError: `block` is needed or unknown, or `names` has the wrong length.
         """
         of, shape = self._chosen(block)
-        labels = item_labels(self._called(names, block), of, shape)
+        labels = item_labels(chosen_names(names, self.names, self.point, block), of, shape)
         quasi = self._quasi(block, None, labels)
         start, stop = self._range(block)
         errors = flatten(self.standard_errors())[start:stop] if quasi is None else quasi.standard_errors
@@ -235,13 +235,6 @@ class Estimate:
         name = next(iter(blocks_of(self.point))) if block is None else block
         return name, real_shape(blocks_of(self.point)[name])
 
-    def _called(self, names: Names, block: str | None) -> Mapping[str, list[str]]:
-        """The names to use: those given now before those given to `infer`."""
-        if names is None or block is None or isinstance(names, Mapping):
-            return {**self.names, **checked_names(names, self.point)}
-        self._range(block)
-        return {**self.names, **checked_names({block: names}, self.point)}
-
     def _quasi(self, block: str | None, section: SectionLike, labels: list[str | int]) -> QuasiVariances | None:
         """Quasi-variances of a block that has them."""
         covariance = self.covariance(block, section)
@@ -254,9 +247,3 @@ class Estimate:
                 f"{who} is not constant on the orbits of {self.group!r}: it changes by {change.relative:.1e} relative under the "
                 f"{change.generator}; take differences (ratios, distances), or fix a gauge first: mid.Section(group)(x){instead}"
             )
-
-
-def _differences(t: Tensor) -> Tensor:
-    """All numbers minus the first one: all differences are differences of these."""
-    real = flatten(t)
-    return real[1:] - real[0]

@@ -30,6 +30,13 @@ def checked_names(names: Names, x: Point) -> dict[str, list[str]]:
     return {block: _checked(of, blocks[block].shape, block) for block, of in names.items()}
 
 
+def chosen_names(names: Names, given: Mapping[str, list[str]], x: Point, block: str | None) -> Mapping[str, list[str]]:
+    """Names by block: those handed in now, for `block` if it is chosen, before those `given` earlier. Errors: `checked_names`."""
+    if names is not None and block is not None and not isinstance(names, Mapping):
+        names = {block: names}
+    return {**given, **checked_names(names, x)}
+
+
 def _checked(names: Sequence[object], shape: torch.Size, block: str) -> list[str]:
     label = f"names[{block!r}]" if block else "names"
     if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__"):

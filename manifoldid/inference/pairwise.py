@@ -9,6 +9,7 @@ from torch import Tensor
 
 from manifoldid.inference.contrast import critical_value, half_of
 from manifoldid.inference.presentation import Column, rendered
+from manifoldid.points import flatten
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,3 +90,9 @@ class PairwiseContrasts:
         ]
         note = f"{apart} of {len(rows)} pairs differ: 95 % intervals that hold together (max-t)"
         return rendered("Pairwise differences", columns, rows, [note])
+
+
+def differences(t: Tensor) -> Tensor:
+    """All numbers of a block minus the first one: all differences are differences of these."""
+    real = flatten(t)
+    return real[1:] - real[0]
