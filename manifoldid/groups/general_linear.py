@@ -11,7 +11,7 @@ from manifoldid._linalg import balanced_frame, polar, rank_tolerance, right_sing
 from manifoldid.groups._named_blocks import NamedBlocksGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
-from manifoldid.points import Point, Weights, item_weights
+from manifoldid.points import Point, Weights, concrete, item_weights
 
 
 class _Factor(NamedTuple):
@@ -36,8 +36,9 @@ class GeneralLinear(GaugeGroup):
     are attached by horizontal steps, and A + dA, B + dB is equivariant.
 
     One factor that is zero, the usual start of LoRA, is a point without a frame. It is left where it is, and while a factor has no
-    full rank the metric is damped: its Gram matrix is raised by the mean square of the other factor. Runs from (A, 0) and
-    (A G, 0) are different ones; equivariance is exact from the step on that gives both factors full rank.
+    full rank the metric is damped: its Gram matrix is raised by the mean square of the other factor. The step of an attached
+    optimiser that gives both factors full rank ends at the balanced representative, and equivariance is exact from there on. Runs
+    from (A, 0) and (A G, 0) are different ones.
 
     Args:
         first: Name of the block A.
@@ -263,6 +264,26 @@ class GeneralLinearGeometry(Geometry):
         """See `Geometry.retract`: (A + dA, B + dB), equivariant, of first order."""
         return {name: t + u[name] for name, t in x.items()}
 
+    def follow(self, x: Point, displacement: Point) -> Point:
+        """See `Geometry.follow`; the step that gives a factor without full rank its rank ends at the balanced representative.
+
+        Horizontal steps keep the balance, and that of a factor that was zero a step ago is an accident of the learning rate.
+        """
+        y = super().follow(x, displacement)
+        damped = ~self._both_full(x)
+        if concrete(damped) and not bool(damped.any()):
+            return y
+        leaves = (damped & self._both_full(y))[..., None, None]
+        a, b = (
+            torch.where(leaves, new, old)
+            for new, old in zip(
+                self.group.factors_of(self.group.canonical(y, self.weights).point),
+                self.group.factors_of(y),
+                strict=True,
+            )
+        )
+        return self.group.point_of(a, b, y)
+
     def align(self, x: Point, to: Point) -> Point:
         """See `Geometry.align`: with the balance of `to`, rotated to it."""
         return self.group.closest(x, to, self.weights).point
@@ -281,6 +302,10 @@ class GeneralLinearGeometry(Geometry):
         matrices = zip(self.group.factors_of(x), self.group.row_weights(x, self.weights), strict=True)
         first, second = (_Factor(y, *right_singular(y)) for y in (_weighted(t, w) for t, w in matrices))
         return first, second
+
+    def _both_full(self, x: Point) -> Tensor:
+        first, second = (has_full_rank(factor.matrix, factor.values) for factor in self._factors(x))
+        return first & second
 
     def _vectors(self, x: Point, u: Point) -> tuple[Tensor, Tensor]:
         vectors = zip(self.group.factors_of(u), self.group.row_weights(x, self.weights), strict=True)

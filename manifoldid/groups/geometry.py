@@ -98,6 +98,10 @@ class Geometry:
         form = self._form(x)
         return moved(self.group, form.xi, map_blocks(torch.add, form.point, self._pull(form, x, u)))
 
+    def follow(self, x: Point, displacement: Point) -> Point:
+        """Where a step of an optimiser leads: `retract` along the horizontal component of its displacement from `x`."""
+        return self.retract(x, self.horizontal(x, displacement))
+
     def exp(self, x: Point, u: Point) -> Point:
         """The geodesic of the quotient from `x` with horizontal velocity `u`, at time 1.
 

@@ -237,6 +237,10 @@ class ProductGeometry(Geometry):
         """See `Geometry.retract`."""
         return self._each(map_blocks(torch.add, x, u), lambda g, of: g.retract(_part(x, of), _part(u, of)))
 
+    def follow(self, x: Point, u: Point) -> Point:
+        """See `Geometry.follow`."""
+        return self._each(map_blocks(torch.add, x, u), lambda g, of: g.follow(_part(x, of), _part(u, of)))
+
     def exp(self, x: Point, u: Point) -> Point:
         """See `Geometry.exp`."""
         return self._each(map_blocks(torch.add, x, u), lambda g, of: g.exp(_part(x, of), _part(u, of)))

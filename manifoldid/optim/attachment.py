@@ -261,8 +261,7 @@ class Attachment:
             move_curvature(self.optimizer, bucket.moving, form, now)
         else:
             geometry = group.geometry(bucket.section.weights)
-            displacement = geometry.horizontal(bucket.old, map_blocks(torch.sub, now, bucket.old))
-            new = geometry.retract(bucket.old, displacement)
+            new = geometry.follow(bucket.old, map_blocks(torch.sub, now, bucket.old))
             self._check_finite(new, name)
             restart_curvature(self.optimizer)
             bucket.old = None

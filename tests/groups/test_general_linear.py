@@ -119,6 +119,8 @@ def test_a_zero_factor_stays_where_it_is_and_trains(name, dtype):
     start = {k: t.to(dtype) for k, t in lora_start().items()}
     p = {k: torch.nn.Parameter(t.clone()) for k, t in start.items()}
     optimizer = OPTIMISERS[name](list(p.values()))
+    if name == "SGD":
+        optimizer.param_groups[0]["lr"] = 1.0  # balanced factors are small at first, and so are plain gradient steps
     mid.attach(optimizer, GROUP, p)
     assert torch.equal(p["A"].detach(), start["A"])
     target = 0.1 * randn(8, 6, seed=3).to(dtype)
@@ -141,6 +143,22 @@ def test_a_move_along_the_orbit_of_a_zero_factor_is_vertical():
     u = {"A": x["A"] @ randn(3, 3, seed=4), "B": torch.zeros(6, 3).double()}
     for t in GROUP.geometry().horizontal(x, u).values():
         torch.testing.assert_close(t, torch.zeros_like(t), rtol=0, atol=1e-12)
+
+
+def test_the_step_that_gives_a_zero_factor_full_rank_ends_balanced():
+    """Else the ratio of a factor to one that was zero a step ago, the learning rate, would be kept for ever."""
+    x = lora_start()
+    u = {"A": torch.zeros(8, 3).double(), "B": 1e-3 * randn(6, 3, seed=3)}
+    geometry = GROUP.geometry()
+    y = geometry.follow(x, u)
+    torch.testing.assert_close(y["A"] @ y["B"].mT, geometry.retract(x, u)["A"] @ u["B"].mT)
+    torch.testing.assert_close(y["A"].mT @ y["A"], y["B"].mT @ y["B"])
+    later = geometry.follow(y, u)
+    torch.testing.assert_close(later["B"], geometry.retract(y, geometry.horizontal(y, u))["B"])
+    pairs = {k: torch.stack([x[k], POINT[k]]) for k in "AB"}, {k: torch.stack([u[k], u[k]]) for k in "AB"}
+    batch = geometry.follow(*pairs)
+    torch.testing.assert_close(batch["B"][1], geometry.follow(POINT, u)["B"])
+    torch.testing.assert_close(batch["A"][0], y["A"])
 
 
 def test_damping_ends_with_full_rank():
