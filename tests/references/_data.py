@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 DATA = Path(__file__).parent / "data"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "data"  # what the notebooks use as well
 
 
-def printed(name: str) -> dict[str, Any]:
-    return json.loads((DATA / f"{name}.json").read_text())
+def printed(name: str, folder: Path = DATA) -> dict[str, Any]:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def table(name: str, folder: Path = DATA) -> list[dict[str, str]]:
+    with open(folder / f"{name}.csv", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def tensor(values: Any) -> Tensor:
