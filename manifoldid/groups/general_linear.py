@@ -11,7 +11,7 @@ from manifoldid._linalg import balanced_frame, polar, rank_tolerance, right_sing
 from manifoldid.groups._named_blocks import NamedBlocksGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
-from manifoldid.points import Point, Weights, concrete, item_weights
+from manifoldid.points import Point, Weights, item_weights
 
 
 class _Factor(NamedTuple):
@@ -33,12 +33,12 @@ class GeneralLinear(GaugeGroup):
     Canonical: A'WA = B'WB diagonal and decreasing, the entry of largest modulus in each column of A positive; not continuous
     where singular values of A B' are equal. The metric is tr(B'B dA'dA) + tr(A'A dB'dB), which does not change with G; its
     gradient is that of scaled gradient descent (preconditioned LoRA). Horizontal spaces are curved: there is no horizontal section, so optimisers
-    are attached by horizontal steps, and A + dA, B + dB is equivariant.
+    are attached by horizontal steps.
 
     One factor that is zero, the usual start of LoRA, is a point without a frame. It is left where it is, and while a factor has no
-    full rank the metric is damped: its Gram matrix is raised by the mean square of the other factor. The step of an attached
-    optimiser that gives both factors full rank ends at the balanced representative, and equivariance is exact from there on. Runs
-    from (A, 0) and (A G, 0) are different ones.
+    full rank the metric is damped: its Gram matrix is raised by the mean square of the other factor. An attached optimiser keeps
+    A'A - B'B (to first order), whether zero as from balanced factors or the square of the A that LoRA starts with: `attach` trains
+    LoRA as the plain optimiser does, without what it moves along the gauge. Runs from (A, 0) and (A G, 0) are different ones.
 
     Args:
         first: Name of the block A.
@@ -265,24 +265,21 @@ class GeneralLinearGeometry(Geometry):
         return {name: t + u[name] for name, t in x.items()}
 
     def follow(self, x: Point, displacement: Point) -> Point:
-        """See `Geometry.follow`; the step that gives a factor without full rank its rank ends at the balanced representative.
+        """See `Geometry.follow`; horizontal in the Euclidean metric at `x`: (A + dA - A L, B + dB + B L'), A'A L + L B'B = A'dA - dB'B.
 
-        Horizontal steps keep the balance, and that of a factor that was zero a step ago is an accident of the learning rate.
+        This keeps A'A - B'B to first order, zero for the balanced points that `attach` starts from; gradient flow keeps it, too. It
+        needs one factor of full rank only, so that a factor that is zero gets its size as under a plain optimiser. The metric of this
+        class would keep the ratio of A to B instead, and for a B that was zero a step ago that is the learning rate.
         """
-        y = super().follow(x, displacement)
-        damped = ~self._both_full(x)
-        if concrete(damped) and not bool(damped.any()):
-            return y
-        leaves = (damped & self._both_full(y))[..., None, None]
-        a, b = (
-            torch.where(leaves, new, old)
-            for new, old in zip(
-                self.group.factors_of(self.group.canonical(y, self.weights).point),
-                self.group.factors_of(y),
-                strict=True,
-            )
-        )
-        return self.group.point_of(a, b, y)
+        a, b = self._factors(x)
+        da, db = self._vectors(x, displacement)
+        right = a.axes.mT @ (a.matrix.mT @ da - db.mT @ b.matrix) @ b.axes
+        left = a.values.square()[..., :, None] + b.values.square()[..., None, :]
+        usable = left > rank_tolerance(a.matrix) ** 2 * left.amax((-2, -1), keepdim=True)
+        mixing = torch.where(usable, right / torch.where(usable, left, torch.ones_like(left)), torch.zeros_like(right))
+        mixing = a.axes @ mixing @ b.axes.mT
+        (first, second), (du, dv) = self.group.factors_of(x), self.group.factors_of(displacement)
+        return self.group.point_of(first + du - first @ mixing, second + dv + second @ mixing.mT, x)
 
     def align(self, x: Point, to: Point) -> Point:
         """See `Geometry.align`: with the balance of `to`, rotated to it."""
@@ -302,10 +299,6 @@ class GeneralLinearGeometry(Geometry):
         matrices = zip(self.group.factors_of(x), self.group.row_weights(x, self.weights), strict=True)
         first, second = (_Factor(y, *right_singular(y)) for y in (_weighted(t, w) for t, w in matrices))
         return first, second
-
-    def _both_full(self, x: Point) -> Tensor:
-        first, second = (has_full_rank(factor.matrix, factor.values) for factor in self._factors(x))
-        return first & second
 
     def _vectors(self, x: Point, u: Point) -> tuple[Tensor, Tensor]:
         vectors = zip(self.group.factors_of(u), self.group.row_weights(x, self.weights), strict=True)

@@ -119,8 +119,6 @@ def test_a_zero_factor_stays_where_it_is_and_trains(name, dtype):
     start = {k: t.to(dtype) for k, t in lora_start().items()}
     p = {k: torch.nn.Parameter(t.clone()) for k, t in start.items()}
     optimizer = OPTIMISERS[name](list(p.values()))
-    if name == "SGD":
-        optimizer.param_groups[0]["lr"] = 1.0  # balanced factors are small at first, and so are plain gradient steps
     mid.attach(optimizer, GROUP, p)
     assert torch.equal(p["A"].detach(), start["A"])
     target = 0.1 * randn(8, 6, seed=3).to(dtype)
@@ -145,20 +143,42 @@ def test_a_move_along_the_orbit_of_a_zero_factor_is_vertical():
         torch.testing.assert_close(t, torch.zeros_like(t), rtol=0, atol=1e-12)
 
 
-def test_the_step_that_gives_a_zero_factor_full_rank_ends_balanced():
-    """Else the ratio of a factor to one that was zero a step ago, the learning rate, would be kept for ever."""
-    x = lora_start()
-    u = {"A": torch.zeros(8, 3).double(), "B": 1e-3 * randn(6, 3, seed=3)}
-    geometry = GROUP.geometry()
-    y = geometry.follow(x, u)
-    torch.testing.assert_close(y["A"] @ y["B"].mT, geometry.retract(x, u)["A"] @ u["B"].mT)
-    torch.testing.assert_close(y["A"].mT @ y["A"], y["B"].mT @ y["B"])
-    later = geometry.follow(y, u)
-    torch.testing.assert_close(later["B"], geometry.retract(y, geometry.horizontal(y, u))["B"])
-    pairs = {k: torch.stack([x[k], POINT[k]]) for k in "AB"}, {k: torch.stack([u[k], u[k]]) for k in "AB"}
-    batch = geometry.follow(*pairs)
-    torch.testing.assert_close(batch["B"][1], geometry.follow(POINT, u)["B"])
-    torch.testing.assert_close(batch["A"][0], y["A"])
+@pytest.mark.parametrize("start", [lora_start(), POINT, {"A": POINT["A"], "B": 1e-4 * POINT["B"]}])
+def test_an_attached_step_keeps_the_difference_of_the_gram_matrices(start):
+    """As gradient flow does; for balanced factors it is zero. And nothing but the gauge is taken out of the step."""
+    geometry, size = GROUP.geometry(), 1e-7
+    u = {"A": size * randn(8, 3, seed=4), "B": size * randn(6, 3, seed=3)}
+    y = geometry.follow(start, u)
+    before, after = (x["A"].mT @ x["A"] - x["B"].mT @ x["B"] for x in (start, y))
+    torch.testing.assert_close(after, before, rtol=0, atol=1e3 * size**2)
+    plain = {name: t + u[name] for name, t in start.items()}
+    moved_by = max(float((y[name] - plain[name]).abs().max()) for name in "AB")
+    assert moved_by > 0.01 * size
+    product, wanted = y["A"] @ y["B"].mT, plain["A"] @ plain["B"].mT
+    torch.testing.assert_close(product, wanted, rtol=0, atol=1e3 * size**2)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_from_a_zero_factor_attached_trains_as_well_as_plain(name):
+    """The gauge is all that differs: gradient flow has no part along it, and Adam's is a detour."""
+    target = randn(8, 3, seed=3) @ randn(3, 6, seed=4)
+
+    def last_loss(attached: bool) -> float:
+        p = {k: torch.nn.Parameter(t.clone() / 8**0.5) for k, t in lora_start().items()}
+        optimizer = OPTIMISERS[name](list(p.values()))
+        optimizer.param_groups[0]["lr"] = {"SGD": 0.1, "AdamW": 0.02}[name]
+        if attached:
+            mid.attach(optimizer, GROUP, p)
+        losses = []
+        for _ in range(150):
+            optimizer.zero_grad()
+            loss = (p["A"] @ p["B"].mT - target).square().mean()
+            losses.append(loss.item())
+            loss.backward()
+            optimizer.step()
+        return losses[-1]
+
+    assert last_loss(attached=True) < 1.05 * last_loss(attached=False)
 
 
 def test_damping_ends_with_full_rank():
