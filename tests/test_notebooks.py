@@ -29,6 +29,7 @@ def code_cells(path):
 def execute(path, folder):
     """Runs a copy of a notebook in `folder`, with the package of this tree and nothing of the user's configuration."""
     notebook = nbformat.read(shutil.copy(path, folder), as_version=4)
+    shutil.copytree(ROOT / "examples" / "data", folder / "data", dirs_exist_ok=True)
     search = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         **os.environ,

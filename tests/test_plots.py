@@ -99,7 +99,7 @@ def test_where_there_are_no_quasi_variances_the_axis_says_so():
         {"s": fit.point, "c": torch.ones((), dtype=torch.float64)},
         mid.Product(s=mid.Translation()),
     )
-    assert "canonical section" in both.plot(block="c").get_xlabel()
+    assert "errors on the section" in both.plot(block="c").get_xlabel()
     with pytest.raises(ValueError, match="`block` must be one of"):
         both.plot()
 

@@ -11,7 +11,7 @@ from manifoldid._linalg import widened
 from manifoldid.groups._euclidean import safe_root
 from manifoldid.groups._items import Measure
 from manifoldid.groups._named_blocks import NamedBlocksGeometry, block_names
-from manifoldid.groups._sphere import _angle_over_sine, _squared_angle
+from manifoldid.groups._sphere import _angle_over_sine, _cosine_and_sinc, _squared_angle
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
 from manifoldid.points import Point, Weights, cast_like, flat_weights, flatten, part_of_weights, unflatten
@@ -208,8 +208,8 @@ class LocationScaleGeometry(Geometry):
         velocity, others = self._relative(x, u, frame)
         along = measure.mean(velocity * frame.centre)
         across = velocity - along * frame.centre
-        angle = safe_root(measure.mean(across.square()))
-        turned = angle.cos() * frame.centre + torch.sinc(angle / torch.pi) * across
+        cosine, sinc = _cosine_and_sinc(measure.mean(across.square()))
+        turned = cosine * frame.centre + sinc * across
         centred = measure.centre(turned)[0]
         turned = centred / measure.size(centred)
         shift = measure.mean(velocity) * frame.size  # 0 for horizontal u

@@ -9,7 +9,7 @@ from torch import Tensor
 from manifoldid._linalg import column_signs, widened
 from manifoldid.groups._euclidean import safe_root
 from manifoldid.groups._isometric import IsometricGeometry, by_rows
-from manifoldid.groups._sphere import _angle_over_sine, _squared_angle
+from manifoldid.groups._sphere import _angle_over_sine, _cosine_and_sinc, _squared_angle
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
 from manifoldid.groups.orthogonal import (
@@ -229,8 +229,8 @@ class SimilarityGeometry(Geometry):
         """See `Geometry.exp`: mean + cos(th) c + sinc(th) u, put back to the mean and size of `x` against rounding."""
         unit, size, mean = self._unit(x)
         velocity = u / size
-        angle = safe_root(self._average(velocity.square()))
-        turned = angle.cos() * unit + torch.sinc(angle / torch.pi) * velocity
+        cosine, sinc = _cosine_and_sinc(self._average(velocity.square()))
+        turned = cosine * unit + sinc * velocity
         return mean + size * self._unit(turned)[0]
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from manifoldid._linalg import widened
 from manifoldid.groups._euclidean import safe_root
 from manifoldid.groups._named_blocks import NamedBlocksGeometry, block_names
-from manifoldid.groups._sphere import _angle_over_sine, _squared_angle
+from manifoldid.groups._sphere import _angle_over_sine, _cosine_and_sinc, _squared_angle
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
 from manifoldid.points import Point, Weights, cast_like, concrete, flat_weights, part_of_weights, unflatten
@@ -293,14 +293,10 @@ class RescalingGeometry(Geometry):
         h = torch.where(live, units.size, torch.ones_like(units.size))
         growth = (into * units.into).sum(-1, keepdim=True) / h
         spin, turn = into / h - growth * units.into, out / h - (out * units.out).sum(-1, keepdim=True) / h * units.out
-        rate = safe_root(0.5 * (spin.square().sum(-1, keepdim=True) + turn.square().sum(-1, keepdim=True)))
-        away = rate > 0
-        safe = torch.where(away, rate, torch.ones_like(rate))
+        square = 0.5 * (spin.square().sum(-1, keepdim=True) + turn.square().sum(-1, keepdim=True))
         ahead = 1 + growth
-        # at rate 0 the angle is rate / (1 + growth) to first order; through the tip of the cone there is no direction
-        slow = 1 / torch.where(ahead.abs() > 0, ahead, torch.ones_like(ahead))
-        time = torch.where(away, torch.atan2(rate, ahead) / safe, slow)
-        size = h * safe_root(ahead.square() + rate.square())
+        time = _angle_over_rate(square, ahead)
+        size = h * safe_root(ahead.square() + square)
         new_into, new_out = size * _circle(units.into, spin * time), size * _circle(units.out, turn * time)
         return self._pushed(
             x, units, torch.where(live, new_into, into), torch.where(live, new_out, out), from_dead=(x, ~live)
@@ -397,10 +393,23 @@ def _norm(rows: Tensor) -> Tensor:
     return scale[..., 0] * safe_root((rows / scale).square().sum(-1))
 
 
+def _angle_over_rate(square: Tensor, ahead: Tensor) -> Tensor:
+    """atan2(rate, ahead) / rate as a function of rate^2: smooth at 0, where second-order methods differentiate `exp` twice."""
+    near = (ahead > 0) & (square < 1e-3 * ahead.square())
+    slope = 1 / torch.where(
+        ahead.abs() > 0, ahead, torch.ones_like(ahead)
+    )  # through the tip of the cone there is no direction
+    ratio = torch.where(near, square * slope.square(), torch.zeros_like(square))
+    series = 1 - ratio * (1 / 3 - ratio * (1 / 5 - ratio * (1 / 7 - ratio * (1 / 9 - ratio / 11))))
+    away = ~near & (square > 0)
+    rate = torch.where(away, square, torch.ones_like(square)).sqrt()
+    return torch.where(away, torch.atan2(rate, ahead) / rate, slope * series)
+
+
 def _circle(start: Tensor, velocity: Tensor) -> Tensor:
     """The end of a great circle of the unit sphere, put back on it against rounding."""
-    angle = safe_root(velocity.square().sum(-1, keepdim=True))
-    end = angle.cos() * start + torch.sinc(angle / torch.pi) * velocity
+    cosine, sinc = _cosine_and_sinc(velocity.square().sum(-1, keepdim=True))
+    end = cosine * start + sinc * velocity
     return end / _norm(end)[..., None].clamp_min(torch.finfo(end.dtype).tiny)
 
 

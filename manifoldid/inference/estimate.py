@@ -147,17 +147,23 @@ class Estimate:
         return rows
 
     def plot(
-        self, axes: "Axes | None" = None, names: Names = None, block: str | None = None, order: bool = True
+        self,
+        axes: "Axes | None" = None,
+        names: Names = None,
+        block: str | None = None,
+        section: SectionLike = None,
+        order: bool = True,
     ) -> "Axes":
         """Draws the scores with bars of two quasi-standard errors, which can be compared by eye whatever the origin.
 
-        Where there are none (fewer than 3 items, a gauge with components), the bars are standard errors on the canonical section, and
-        the label of the axis says so.
+        Where there are none (fewer than 3 items, a gauge with components), the bars are standard errors on the section, and the label
+        of the axis says so.
 
         Args:
             axes: Where to draw; default a figure of its own.
             names: As in `table`.
             block: Of a dict point.
+            section: Where to report.
             order: Whether the largest score comes first; else items keep their order.
 
         Returns:
@@ -166,16 +172,16 @@ class Estimate:
         Raises:
             ImportError: matplotlib is not installed.
             ValueError: `block` is needed or unknown, or `names` has the wrong length.
+            NotEstimableError: `section` is a callable that is not constant on orbits.
         """
         of, shape = self._chosen(block)
         labels = item_labels(chosen_names(names, self.names, self.point, block), of, shape)
-        quasi = self._quasi(block, None, labels)
+        quasi = self._quasi(block, section, labels)
         start, stop = self._range(block)
-        errors = flatten(self.standard_errors())[start:stop] if quasi is None else quasi.standard_errors
-        what = "standard errors (canonical section)" if quasi is None else "quasi-standard errors"
-        return caterpillar(
-            flatten(self.estimate())[start:stop], errors, labels, f"estimate, bars: 2 {what}", axes, order
-        )
+        errors = flatten(self.standard_errors(section))[start:stop] if quasi is None else quasi.standard_errors
+        what = "standard errors on the section" if quasi is None else "quasi-standard errors"
+        scores = flatten(self.estimate(section))[start:stop]
+        return caterpillar(scores, errors, labels, f"estimate, bars: 2 {what}", axes, order)
 
     def __str__(self) -> str:
         if event_numel(self.point) > _SHOWN:

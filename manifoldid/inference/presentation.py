@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
-_ROWS = 60  # more rows are cut in the middle: `table()` has them all
+_ROWS = 30  # more rows are cut in the middle: `table()` has them all
 _DIGITS = 3  # of the median standard error
 
 

@@ -135,7 +135,7 @@ def test_long_tables_are_cut_in_the_middle_and_say_so():
         return 0.5 * (x - torch.arange(100.0, dtype=F64)).square().sum()
 
     text = str(fitted(many, torch.zeros(100, dtype=F64), mid.Product()))
-    assert "... 40 more" in text
+    assert "... 70 more" in text
     assert text.splitlines()[3].split()[0] == "0"
 
 
