@@ -241,18 +241,22 @@ def vertical_share(point: Point, derivative: Point, group: GaugeGroup) -> Change
     slope = flatten(derivative, ndim)
     if len(names) <= _MOST_GENERATORS:
         rows = flatten_basis(group.vertical_basis(point), point, ndim)
-        shares = _cosine(rows, slope[..., None, :])
+        shares = _cosine(rows, slope[..., None, :], group)
         worst = shares.reshape(-1, len(names)).amax(0)
         return Change(float(worst.max()), names[int(worst.argmax())])
     generator, worst = torch.Generator().manual_seed(0), 0.0
     for _ in range(_COMBINATIONS):
         velocity = pushforward(lambda xi: moved(group, xi, point), zero, _random(zero, generator))
-        worst = max(worst, float(_cosine(flatten(velocity, ndim), slope).max()))
+        worst = max(worst, float(_cosine(flatten(velocity, ndim), slope, group).max()))
     _, pull = torch.func.vjp(lambda xi: flatten(moved(group, xi, point), ndim), zero)[:2]
     return Change(worst, names[int(pull(slope)[0].abs().reshape(-1, len(names)).amax(0).argmax())])
 
 
-def _cosine(u: Tensor, v: Tensor) -> Tensor:
-    size = u.norm(dim=-1) * v.norm(dim=-1)
-    product = (u * v).sum(-1).abs()
+def _cosine(u: Tensor, v: Tensor, group: GaugeGroup) -> Tensor:
+    if group.shards is None:
+        size, product = u.norm(dim=-1) * v.norm(dim=-1), (u * v).sum(-1).abs()
+    else:
+        sums = torch.broadcast_tensors(u.square().sum(-1), v.square().sum(-1), (u * v).sum(-1))
+        mine, other, product = group.across(torch.stack(sums))
+        size, product = (mine * other).sqrt(), product.abs()
     return torch.where(size > 0, product / torch.where(size > 0, size, torch.ones_like(size)), torch.zeros_like(size))

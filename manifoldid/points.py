@@ -5,7 +5,7 @@ about the blocks of a dict: everything else maps over blocks or works on the fla
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,30 @@ else:
 AnyPoint = TypeVar("AnyPoint", bound=Tensor | Mapping[str, Tensor])
 
 HALF = (torch.float16, torch.bfloat16)
+
+
+@runtime_checkable
+class Shards(Protocol):
+    """How numbers of the items on one rank become numbers of all items; `manifoldid.distributed` has the one there is.
+
+    All methods are collective: every rank calls them, in the same order, and gets the same answer.
+    """
+
+    def sum(self, sums: Tensor) -> Tensor:
+        """`sums` over the items here, added over all ranks; differentiable."""
+        ...
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The largest of `values` over all ranks, entry by entry, without derivative."""
+        ...
+
+    def count(self, items: int, like: Tensor) -> Tensor:
+        """How many items all ranks have together, of which `items` are here; a number in the dtype of `like`."""
+        ...
+
+    def union(self, labels: Tensor) -> Tensor:
+        """The labels (k,) that occur on any rank, sorted."""
+        ...
 
 
 def is_dict(x: object) -> bool:
@@ -122,7 +146,7 @@ def event_numel(x: Point, batch_ndim: int = 0) -> int:
     return sum(t.shape[batch_ndim:].numel() * (2 if t.is_complex() else 1) for t in blocks_of(x).values())
 
 
-def flat_weights(weights: Weights, x: Point, batch_ndim: int = 0) -> Tensor | None:
+def flat_weights(weights: Weights, x: Point, batch_ndim: int = 0, shards: Shards | None = None) -> Tensor | None:
     """Item weights as a vector (N,) beside `flatten(x)`, normalised to mean 1 per block; None when all are equal.
 
     `weights` has shape (n,) over the items of a block (its first event dimension), or is a dict of such tensors.
@@ -147,7 +171,11 @@ def flat_weights(weights: Weights, x: Point, batch_ndim: int = 0) -> Tensor | No
     for name, t in blocks.items():
         event = t.shape[batch_ndim:]
         w = by_block.get(name)
-        w = t.new_ones(event, dtype=_real_dtype(t)) if w is None else _expanded(item_weights(w, event, t), event)
+        w = (
+            t.new_ones(event, dtype=_real_dtype(t))
+            if w is None
+            else _expanded(item_weights(w, event, t, shards), event)
+        )
         pieces.append(w.reshape(-1).repeat_interleave(2) if t.is_complex() else w.reshape(-1))
     return torch.cat(pieces)
 
@@ -160,8 +188,8 @@ def _expanded(w: Tensor, event: torch.Size) -> Tensor:
     return w.reshape(w.shape + (1,) * (len(event) - w.ndim)).expand(event)
 
 
-def item_weights(weights: Tensor, event: torch.Size, like: Tensor) -> Tensor:
-    """`weights` (n,) on the device and in the real dtype of `like`, normalised to mean 1.
+def item_weights(weights: Tensor, event: torch.Size, like: Tensor, shards: Shards | None = None) -> Tensor:
+    """`weights` (n,) on the device and in the real dtype of `like`, normalised to mean 1 (over the items of all `shards`).
 
     Raises:
         TypeError: `weights` is no tensor.
@@ -178,12 +206,15 @@ def item_weights(weights: Tensor, event: torch.Size, like: Tensor) -> Tensor:
     if weights.is_complex():
         raise ValueError(f"`weights` must be real, got dtype {weights.dtype}")
     w = weights.detach().to(device=like.device, dtype=_real_dtype(like))
+    wrong = ~torch.isfinite(w) | (w < 0)
+    sums = torch.stack([w.sum(), wrong.sum().to(w.dtype)])
+    total, wrong = sums if shards is None else shards.sum(sums)
     if concrete(w):
-        if not bool(torch.isfinite(w).all()) or bool((w < 0).any()):
+        if bool(wrong > 0):
             raise ValueError("`weights` must be finite and not negative")
-        if not bool((w > 0).any()):
+        if not bool(total > 0):
             raise ValueError("`weights` are all zero: at least one item must define the origin")
-    return w / w.mean()
+    return w * ((w.numel() if shards is None else shards.count(w.numel(), w)) / total)
 
 
 def part_of_weights(weights: Weights, of: tuple[str, ...] | str) -> Weights:

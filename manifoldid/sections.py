@@ -1,16 +1,27 @@
 """Sections: one representative per orbit, and the frame that carries a point to it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from manifoldid.distributed import Local, is_spread, local_value, localised, spread_frame
 from manifoldid.groups import GaugeGroup
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups.base import Canonical, canonicalise, check_quotient, checked, code_of, same_dtype, same_value
 from manifoldid.groups.orbit import batch_shape
-from manifoldid.points import AnyPoint, Point, Weights, as_point, cast_like, compute_point, detached, is_dict
+from manifoldid.points import (
+    AnyPoint,
+    Point,
+    Weights,
+    as_point,
+    cast_like,
+    compute_point,
+    detached,
+    is_dict,
+    map_blocks,
+)
 
 
 class _Immutable:
@@ -38,6 +49,14 @@ class _AnySection(_Immutable):
 
     group: GaugeGroup
 
+    def _on(self, here: Local) -> "_AnySection":
+        """The same section, for the items on this rank."""
+        raise NotImplementedError
+
+    @property
+    def _item_weights(self) -> Weights:
+        return None
+
     @property
     def defect(self) -> str:
         """Which text of the group says why a point has no representative."""
@@ -63,13 +82,12 @@ class _AnySection(_Immutable):
             DegeneratePointError: A point has no representative. Values are looked at in eager mode only: under compile,
                 export and vmap a degenerate point gives a zeroed row.
         """
-        group, x, form = self._form(x, blocks)
-        del group
+        x, form = self._form(x, blocks)
         return same_dtype(form, x).point
 
     def frame(self, x: Point, blocks: Any = None) -> Tensor:
         """The moving frame xi (*batch, dim): `group.act(xi, section(x)) == x`. Arguments and errors as in a call."""
-        _, x, form = self._form(x, blocks)
+        x, form = self._form(x, blocks)
         return same_dtype(form, x).xi
 
     def carry(self, xi: Tensor, y: AnyPoint, blocks: Any = None) -> AnyPoint:
@@ -99,14 +117,23 @@ class _AnySection(_Immutable):
             raise ValueError(
                 f"`xi` has the batch shape {tuple(xi.shape[:-1])}, `y` has {tuple(batch)}: one frame per point of `y`"
             )
-        return cast_like(group.undo(compute_point(xi), compute_point(y)), y)
+        here = localised(group, y)
+        xi = cast(Any, xi).to_local() if is_spread(xi) else xi
+        return here.restore(cast_like(here.group.undo(compute_point(xi), compute_point(here.point)), here.point))
 
-    def _form(self, x: Point, blocks: Any) -> tuple[GaugeGroup, Point, Canonical]:
+    def _form(self, x: Point, blocks: Any) -> tuple[Point, Canonical]:
         group = _with_blocks(self.group, blocks)
         x = group.validate(x)
         check_quotient(group, x)
-        form = self.canonical_form(compute_point(x), blocks)
-        return group, x, checked(form, group, x, defect=self.defect)
+        if not is_spread(x):
+            form = self.canonical_form(compute_point(x), blocks)
+            return x, checked(form, group, x, defect=self.defect)
+        here = localised(group, x, self._item_weights)
+        form = checked(
+            self._on(here).canonical_form(compute_point(here.point)), here.group, here.point, defect=self.defect
+        )
+        form = same_dtype(form, here.point)
+        return x, Canonical(here.restore(form.point), spread_frame(form.xi, x) if isinstance(x, Tensor) else form.xi)
 
 
 class Section(_AnySection):
@@ -134,6 +161,16 @@ class Section(_AnySection):
     def defect(self) -> str:
         """See the base class."""
         return "defect" if self.at is None else "closest_defect"
+
+    def _on(self, here: Local) -> "Section":
+        if self.at is not None and not is_spread(self.at):
+            raise TypeError("`at` must be a DTensor, spread over ranks as the point is")
+        at = None if self.at is None else map_blocks(local_value, self.at)
+        return Section(here.group, here.weights, at)
+
+    @property
+    def _item_weights(self) -> Weights:
+        return self.weights
 
     def canonical_form(self, x: Point, blocks: Any = None) -> Canonical:
         """See the base class."""
@@ -168,6 +205,9 @@ class Reference(_AnySection):
     def defect(self) -> str:
         """See the base class."""
         return "reference_defect"
+
+    def _on(self, here: Local) -> "Reference":
+        return Reference(here.group, self.index)
 
     def canonical_form(self, x: Point, blocks: Any = None) -> Canonical:
         """See the base class."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from manifoldid.distributed import is_spread, localised
 from manifoldid.errors import NotConvergedError, NotIdentifiableError, listed
 from manifoldid.groups import Affine, PositiveScaling, Scaling, Translation
 from manifoldid.groups._items import ItemGroup
@@ -25,10 +26,12 @@ def align_members(members: Point, group: GaugeGroup, weights: Weights) -> Point:
         DegeneratePointError: A member has no representative; it is named by its index.
         NotConvergedError: The alignment does not settle.
     """
-    form, _ = canonicalise(group, members, weights, "members")
+    here = localised(group, members, weights)
+    form, _ = canonicalise(here.group, here.point, here.weights, "members")
     if group.flat:
-        return form.point
-    return group.closest(form.point, _first_dimension(frechet_mean(group, members, weights)), weights).point
+        return here.restore(form.point)
+    mean = _first_dimension(frechet_mean(here.group, here.point, here.weights))
+    return here.restore(here.group.closest(form.point, mean, here.weights).point)
 
 
 def _first_dimension(x: Point) -> Point:
@@ -180,9 +183,9 @@ def stacked(members: object) -> Point:
         ValueError: There are fewer than two, or their shapes or blocks differ.
     """
     if isinstance(members, Tensor):
-        return members.detach().as_subclass(Tensor)
+        return _plain(members)
     if isinstance(members, dict):
-        return {k: v.detach().as_subclass(Tensor) for k, v in members.items()}
+        return {k: _plain(v) for k, v in members.items()}
     if not isinstance(members, (list, tuple)):
         raise TypeError(
             f"`members` must be a stacked tensor, or a list of tensors or dicts, got {type(members).__name__}"
@@ -206,4 +209,9 @@ def _stack(tensors: list[Tensor] | tuple[Tensor, ...], name: str) -> Tensor:
         raise ValueError(
             f"`{name}` have different shapes: {listed(sorted(shapes))}; say with observed= who saw which items"
         )
-    return torch.stack([t.detach().as_subclass(Tensor) for t in tensors])
+    return torch.stack([_plain(t) for t in tensors])
+
+
+def _plain(t: Tensor) -> Tensor:
+    """`t` cut from the graph, no parameter; a DTensor stays one."""
+    return t.detach() if is_spread(t) else t.detach().as_subclass(Tensor)

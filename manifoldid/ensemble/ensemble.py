@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from manifoldid.distributed import whole
 from manifoldid.ensemble.align import align_members, align_observed, stacked
 from manifoldid.ensemble.bootstrap import Data, replicates
 from manifoldid.ensemble.report import ensemble_picture, ensemble_rows, ensemble_text
@@ -266,7 +267,8 @@ class Ensemble:
             ValueError: `fn` returns a matrix, or with `observed` fewer than two members saw all items that it uses.
         """
         self._check_estimable(fn, "`fn`")
-        values = torch.stack([torch.as_tensor(fn(_member(self.aligned, k))) for k in self._who_saw(fn)])
+        aligned = whole(self.aligned)  # `fn` may use any two items
+        values = torch.stack([torch.as_tensor(fn(_member(aligned, k))) for k in self._who_saw(fn)])
         if not values.is_floating_point():
             values = values.to(flatten(self.aligned, 1).dtype)  # comparisons and ranks: shares and mean ranks
         if values.ndim > 2:
@@ -276,7 +278,7 @@ class Ensemble:
 
     def quasi_variances(self, block: str | None = None, section: SectionLike = None) -> QuasiVariances:
         """Quasi-variances of one member, of tensor points or of a block; errors as in `covariance` and `mid.quasi_variances`."""
-        return quasi_variances(self.covariance(section, block), self.labels(None, block))
+        return quasi_variances(whole(self.covariance(section, block)), self.labels(None, block))
 
     def pairwise(self, block: str | None = None, section: SectionLike = None) -> PairwiseContrasts:
         """The differences of all pairs of items: means, and the spread of one member, with intervals that hold together.
@@ -293,8 +295,8 @@ class Ensemble:
             self._check_estimable(
                 lambda x: differences(self.block_of(x, block)), "the difference of two items", " or say which section="
             )
-        scores = flatten(self.block_of(self.mean(section), block))
-        return PairwiseContrasts(scores, self.covariance(section, block), self.labels(None, block))
+        scores = flatten(whole(self.block_of(self.mean(section), block)))
+        return PairwiseContrasts(scores, whole(self.covariance(section, block)), self.labels(None, block))
 
     def labels(self, names: Names = None, block: str | None = None) -> list[str | int]:
         """What the numbers of the points, or of one of their blocks, are called: names, else indices. Errors as in `table`."""
@@ -394,7 +396,7 @@ class Ensemble:
         return torch.stack(results)
 
     def _check_estimable(self, fn: Callable[[Point], Any], who: str, instead: str = "") -> None:
-        point = _member(self.aligned, 0)
+        point = _member(whole(self.aligned), 0)
         change = largest_change(fn, point, self.group)
         if not change.relative <= default_tolerance(point):
             raise NotEstimableError(

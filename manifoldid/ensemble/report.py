@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from manifoldid.distributed import whole
 from manifoldid.inference.names import Names, chosen_names, item_labels, real_shape
 from manifoldid.inference.presentation import Column, rendered
 from manifoldid.plots import before_and_after
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def ensemble_rows(ensemble: "Ensemble", names: Names, section: SectionLike, block: str | None) -> list[dict[str, Any]]:
     """The rows of `Ensemble.table`."""
-    means, deviations = ensemble.mean(section), ensemble.spread(section)
+    means, deviations = whole(ensemble.mean(section)), whole(ensemble.spread(section))
     one = like_point({of: t[0] for of, t in blocks_of(ensemble.members).items()}, ensemble.members)
     called = chosen_names(names, ensemble.names, one, block)
     if block is not None:

@@ -17,8 +17,8 @@ class EuclideanGeometry(Geometry):
     def inner(self, x: Point, u: Point, v: Point) -> Tensor:
         """See `Geometry.inner`."""
         ndim = self.group.batch_ndim(x)
-        product, w = flatten(u, ndim) * flatten(v, ndim), flat_weights(self.weights, x, ndim)
-        return (product if w is None else product * w).sum(-1)
+        product, w = flatten(u, ndim) * flatten(v, ndim), self._item_weights(x)
+        return self.group.across((product if w is None else product * w).sum(-1))
 
     def horizontal(self, x: Point, u: Point) -> Point:
         """See `Geometry.horizontal`."""
@@ -63,8 +63,11 @@ class EuclideanGeometry(Geometry):
 
     def _weighted(self, u: Point, x: Point, power: float) -> Point:
         ndim = self.group.batch_ndim(x)
-        w = flat_weights(self.weights, x, ndim)
+        w = self._item_weights(x)
         return u if w is None else unflatten(flatten(u, ndim) * w**power, x, ndim)
+
+    def _item_weights(self, x: Point) -> Tensor | None:
+        return flat_weights(self.weights, x, self.group.batch_ndim(x), self.group.shards)
 
 
 class LogGeometry(Geometry):
@@ -74,7 +77,7 @@ class LogGeometry(Geometry):
 
     def __init__(self, group: GaugeGroup, weights: Weights, shifts: GaugeGroup):
         super().__init__(group, weights)
-        self.chart = EuclideanGeometry(shifts, weights)
+        self.chart = EuclideanGeometry(shifts if group.shards is None else shifts.on_shards(group.shards), weights)
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """See `Geometry.inner`."""

@@ -1,8 +1,10 @@
 """What groups on a vector of items share: ragged blocks, and weighted means over items.
 
-`Measure.mean` is the only reduction over items in the closed forms of these groups.
+`Measure` holds the only reductions over items in the closed forms of these groups. Items that are spread over ranks are
+therefore a matter of `Measure` alone: it adds its sums over the `Shards` that the group was handed.
 """
 
+import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,22 +12,26 @@ import torch
 from torch import Tensor
 
 from manifoldid.groups.base import GaugeGroup
-from manifoldid.points import Point, Weights, concrete, first, item_weights
+from manifoldid.points import Point, Shards, Weights, concrete, first, item_weights
 
 
 class Partition:
     """A ragged partition of items into blocks, from integer labels (n,) in any order and with gaps."""
 
-    def __init__(self, labels: Tensor):
+    def __init__(self, labels: Tensor, shards: Shards | None = None):
         """Makes the partition.
 
         Args:
             labels: Integer labels (n,), one per item. When values cannot be looked at (compile, export) there are as
                 many blocks as items, most of them empty, so that shapes do not depend on values.
+            shards: Where the other items are, which have blocks too.
         """
         self.blind = not concrete(labels)
         if not self.blind:
             self.labels, self.index = torch.unique(labels, return_inverse=True)
+            if shards is not None:
+                self.labels = shards.union(self.labels)
+                self.index = torch.searchsorted(self.labels, labels)
             self.count = self.labels.numel()
         else:
             ordered, order = torch.sort(labels, stable=True)
@@ -58,23 +64,28 @@ class Measure:
     1e6 items has no correct digit of the variance.
     """
 
-    def __init__(self, x: Tensor, weights: Tensor | None, partition: Partition | None):
+    def __init__(
+        self, x: Tensor, weights: Tensor | None, partition: Partition | None = None, shards: Shards | None = None
+    ):
         """Makes the measure on the last dimension of `x`.
 
         Args:
             x: Point (*batch, n), for dtype, device and n.
             weights: Item weights (n,), or None.
             partition: The blocks, or None.
+            shards: Where the other items of the point are, or None.
 
         Raises:
             ValueError: The blocks do not fit the items, or a block has no positive weight.
         """
         items = x.shape[-1]
-        self.weights = None if weights is None else item_weights(weights, x.shape[-1:], x)
+        self.shards = shards
+        self.weights = None if weights is None else item_weights(weights, x.shape[-1:], x, shards)
+        self.items = items if shards is None else shards.count(items, x)  # weights have mean 1: this is their sum, too
         self.count = 1
         self.index = None
         if partition is None:
-            self.total = None if self.weights is None else self.weights.sum(-1, keepdim=True)
+            self.total = None
             return
         self.index = partition.index.to(x.device)
         self.count = partition.count
@@ -90,31 +101,45 @@ class Measure:
     def sum(self, x: Tensor) -> Tensor:
         """Sum of `x` (*batch, n) per block; shape (*batch, 1 or number of blocks)."""
         if self.index is None:
-            return x.sum(-1, keepdim=True)
+            return self._across(x.sum(-1, keepdim=True))
         wide = x.double() if x.dtype == torch.float32 and x.device.type != "mps" else x
-        return wide.new_zeros(*x.shape[:-1], self.count).index_add(-1, self.index, wide).to(x.dtype)
+        return self._across(wide.new_zeros(*x.shape[:-1], self.count).index_add(-1, self.index, wide)).to(x.dtype)
 
     def mean(self, x: Tensor) -> Tensor:
         """Weighted mean of `x` (*batch, n) per block; shape (*batch, 1 or number of blocks)."""
         if self.total is None:
-            return x.mean(-1, keepdim=True)
+            return self.mean_over_all(x)
         return self.sum(x if self.weights is None else x * self.weights) / self.total
 
     def mean_over_all(self, x: Tensor) -> Tensor:
         """Weighted mean of `x` (*batch, n) over all blocks; shape (*batch, 1)."""
-        if self.weights is None:
-            return x.mean(-1, keepdim=True)
-        return (x * self.weights).sum(-1, keepdim=True) / self.weights.sum()
+        weighted = x if self.weights is None else x * self.weights
+        if self.shards is None:
+            return weighted.mean(-1, keepdim=True)
+        return self._across(weighted.sum(-1, keepdim=True)) / self.items
 
     def largest(self, x: Tensor) -> Tensor:
         """Largest modulus of the weighted items of `x` per block, without derivative; shape (*batch, 1 or blocks)."""
         size = x.detach().abs()
         if self.weights is not None:
             size = torch.where(self.weights > 0, size, torch.zeros_like(size))
-        if self.index is None:
-            return size.amax(-1, keepdim=True)
-        start = size.new_zeros(*size.shape[:-1], self.count)
-        return start.scatter_reduce(-1, self.index.expand_as(size), size, "amax", include_self=True)
+        if self.index is not None:
+            start = size.new_zeros(*size.shape[:-1], self.count)
+            largest = start.scatter_reduce(-1, self.index.expand_as(size), size, "amax", include_self=True)
+        elif size.shape[-1]:
+            largest = size.amax(-1, keepdim=True)
+        else:  # an empty shard
+            largest = size.new_zeros(*size.shape[:-1], 1)
+        return largest if self.shards is None else self.shards.largest(largest)
+
+    def everywhere(self, condition: Tensor) -> Tensor:
+        """Whether `condition` (*batch, n) holds at every item, of whatever weight; shape (*batch, 1)."""
+        if self.shards is None:
+            return condition.all(-1, keepdim=True)
+        return self.shards.sum((~condition).double().sum(-1, keepdim=True)) == 0
+
+    def _across(self, sums: Tensor) -> Tensor:
+        return sums if self.shards is None else self.shards.sum(sums)
 
     def spread(self, value: Tensor) -> Tensor:
         """`value` (*batch, 1 or blocks) at every item; shape broadcastable to (*batch, n)."""
@@ -169,7 +194,16 @@ class ItemGroup(GaugeGroup):
 
     def with_blocks(self, labels: Any) -> "ItemGroup":
         """The same group with another partition of the items."""
-        return replace(self, blocks=labels)
+        group = replace(self, blocks=labels)
+        return group if self.shards is None else group.on_shards(self.shards)
+
+    def on_shards(self, shards: Shards) -> "ItemGroup":
+        """See `GaugeGroup.on_shards`; `blocks` are the labels of the items here."""
+        group = copy.copy(self)
+        object.__setattr__(group, "shards", shards)
+        if self.blocks is not None:
+            object.__setattr__(group, "partition", Partition(self.blocks, shards))
+        return group
 
     def measure(self, x: Point, weights: Weights = None) -> Measure:
         """The weighted means over the items of `x`.
@@ -179,7 +213,7 @@ class ItemGroup(GaugeGroup):
         """
         if isinstance(weights, dict):
             raise ValueError(f"`weights` of a tensor point must be a tensor (n,), got a dict with {sorted(weights)}")
-        return Measure(first(x), weights, self.partition)
+        return Measure(first(x), weights, self.partition, self.shards)
 
     def at_items(self, value: Tensor) -> Tensor:
         """`value` (*batch, blocks), one number per block, at every item (*batch, n or 1)."""

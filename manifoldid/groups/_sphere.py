@@ -52,7 +52,9 @@ class SphereGeometry(Geometry):
         """See `Geometry.inner`."""
         frame = self._frame(x)
         product = (u / frame.size) * (v / frame.size)
-        return (product if frame.measure.weights is None else product * frame.measure.weights).sum(-1)
+        return self.group.across(
+            (product if frame.measure.weights is None else product * frame.measure.weights).sum(-1)
+        )
 
     def horizontal(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.horizontal`."""
@@ -149,7 +151,7 @@ class SphereGeometry(Geometry):
     def _total(self, measure: Measure, x: Tensor) -> Tensor:
         """W of every sphere; weights have mean 1, so that of all items together is n."""
         if self.together or measure.total is None:
-            return torch.full((1,), float(x.shape[-1]), dtype=x.dtype, device=x.device)
+            return torch.as_tensor(float(measure.items), dtype=x.dtype, device=x.device).reshape(1)
         return measure.total
 
 

@@ -77,8 +77,8 @@ class Affine(ItemGroup):
     def settle(self, x: Tensor) -> Canonical | None:
         if self.partition is not None:
             return None
-        mean = x.mean(-1, keepdim=True)
-        form = divided_in_place(x.sub_(mean), root_mean_square(x))
+        mean = self.measure(x).mean(x)
+        form = divided_in_place(x.sub_(mean), root_mean_square(x, self))
         rounding = torch.finfo(x.dtype).eps * mean.abs()
         regular = (form.xi.exp() > rounding) & (form.regular if form.regular is not None else True)
         return Canonical(form.point, self._join(form.xi, mean), regular)

@@ -21,6 +21,7 @@ from torch import Tensor
 from manifoldid.errors import DegeneratePointError, listed
 from manifoldid.points import (
     Point,
+    Shards,
     Weights,
     as_point,
     blocks_of,
@@ -61,6 +62,7 @@ class GaugeGroup(ABC):
         defect: What is wrong with a point without a representative, completing "the point ...".
         reference_defect: The same where `Reference` has no representative.
         closest_defect: The same where `Section(group, at=...)` has none.
+        shards: How sums over the items on this rank become sums over all items; None when all items are here.
     """
 
     dim: int = 0
@@ -74,6 +76,7 @@ class GaugeGroup(ABC):
     closest_defect: str = (
         "has no representative closest to `at`: the distance to `at` has no minimum on its orbit; choose another `at`"
     )
+    shards: Shards | None = None
 
     # ------------------------------------------------------------------------------------------------ the action
 
@@ -175,6 +178,24 @@ class GaugeGroup(ABC):
 
         return Geometry(self, weights)
 
+    # ------------------------------------------------------------------------------------------------ shards
+
+    def on_shards(self, shards: Shards) -> "GaugeGroup":
+        """The same group on points of which every rank has some items (`manifoldid.distributed.sharded`).
+
+        Raises:
+            TypeError: The group needs all items in one place.
+        """
+        del shards
+        raise TypeError(
+            f"{self!r} cannot act on items that are spread over ranks (Translation, Scaling, PositiveScaling, Affine and products "
+            "of them can): gather the point first, x.full_tensor() of a DTensor"
+        )
+
+    def across(self, sums: Tensor) -> Tensor:
+        """Sums over the items here, added over all ranks; `sums` itself when all items are here."""
+        return sums if self.shards is None else self.shards.sum(sums)
+
     # ------------------------------------------------------------------------------------------------ shapes
 
     def batch_ndim(self, x: Point) -> int:
@@ -220,13 +241,15 @@ class GaugeGroup(ABC):
     # ------------------------------------------------------------------------------------------------ values
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and _same(_fields(self), _fields(other))
+        if not isinstance(other, GaugeGroup) or type(self) is not type(other) or self.shards != other.shards:
+            return False
+        return _same(_fields(self), _fields(other))
 
     def __hash__(self) -> int:
         return hash((type(self), tuple(_hashable(value) for value in _fields(self).values())))
 
     def __repr__(self) -> str:
-        return code_of(self)
+        return code_of(self) if self.shards is None else f"sharded({code_of(self)})"
 
 
 def checked(form: Canonical, group: GaugeGroup, x: Point, name: str = "point", defect: str = "defect") -> Canonical:
@@ -253,6 +276,8 @@ def checked(form: Canonical, group: GaugeGroup, x: Point, name: str = "point", d
         return form
     if not all(bool(torch.isfinite(t).all()) for t in blocks_of(x).values()):
         raise ValueError(f"`{name}` must be finite: it has nan or infinite entries")
+    if group.shards is not None and not bool(torch.isfinite(form.xi).all()):
+        raise ValueError(f"`{name}` must be finite: items on another rank are nan or infinite")
     bad = ~form.regular if form.regular is not None and irregular else ~torch.isfinite(form.xi)
     column = int(bad.flatten(0, -2).any(0).nonzero()[0]) if bad.ndim > 1 else int(bad.nonzero()[0])
     owner, label = group.regular_columns()[column] if irregular else (group, "")
@@ -289,6 +314,10 @@ def check_quotient(group: GaugeGroup, x: Point, name: str = "point") -> None:
     if partition is not None and partition.blind:
         return  # under compile or export nobody knows how many blocks there are
     numbers, dimension = event_numel(mine, group.batch_ndim(x)), group.dimension(x)
+    if group.shards is not None:
+        numbers = int(group.shards.count(numbers, first(x)))
+    elif any(factor.shards is not None for factor, _ in group.factors()):
+        return  # the factors of a product, some of which are here and some are not, are left to themselves
     if dimension and numbers <= dimension:
         shapes = {k: tuple(t.shape) for k, t in mine.items()} if is_dict(x) else tuple(first(x).shape)
         raise DegeneratePointError(

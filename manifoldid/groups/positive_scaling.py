@@ -57,7 +57,7 @@ class PositiveScaling(ItemGroup):
         _, shift = measure.centre(logarithm - origin)
         regular = measure.largest((~positive).to(x.dtype)) == 0
         if measure.weights is not None:  # an item of weight 0 must be positive too
-            regular = regular & positive.all(-1, keepdim=True)
+            regular = regular & measure.everywhere(positive)
         form = divided(x, shift.exp(), regular, measure.spread)
         return Canonical(form.point, torch.where(regular, shift, torch.zeros_like(shift)), regular)
 

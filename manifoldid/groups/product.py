@@ -11,6 +11,7 @@ from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
 from manifoldid.points import (
     Point,
+    Shards,
     Weights,
     as_point,
     blocks_of,
@@ -79,6 +80,12 @@ class Product(GaugeGroup):
 
     def factors(self) -> list[tuple[GaugeGroup, tuple[str, ...] | str]]:
         return list(self._factors)
+
+    def on_shards(self, shards: Shards) -> "Product":
+        return Product(
+            *(group.on_shards(shards) for group in self.groups),
+            **{name: group.on_shards(shards) for name, group in self.by_block.items()},
+        )
 
     # ------------------------------------------------------------------------------------------------ shapes
 

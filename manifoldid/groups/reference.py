@@ -17,9 +17,13 @@ def reference_items(group: ItemGroup, index: Any, items: int, each: int) -> list
         each: How many reference items a block needs.
 
     Raises:
-        TypeError: `index` is not made of integers.
+        TypeError: `index` is not made of integers, or the items are spread over ranks.
         ValueError: There are too few or too many, an index is out of range, or a block has none or two.
     """
+    if group.shards is not None:
+        raise TypeError(
+            f"Reference needs all items in one place, but those of {group!r} are spread over ranks; use Section"
+        )
     if isinstance(index, Tensor):
         index = index.tolist()
     entries = [index] if group.block_count == 1 and not _is_nested(index, each) else list(index)

@@ -47,7 +47,7 @@ class Scaling(ItemGroup):
         return divided(x, size, regular, measure.spread)
 
     def settle(self, x: Tensor) -> Canonical | None:
-        return None if self.partition is not None else divided_in_place(x, root_mean_square(x))
+        return None if self.partition is not None else divided_in_place(x, root_mean_square(x, self))
 
     def closest(self, x: Tensor, to: Tensor, weights: Weights = None) -> Canonical:
         measure = self.measure(x, weights)
@@ -76,17 +76,25 @@ def divided(x: Tensor, size: Tensor, regular: Tensor, spread) -> Canonical:
     return Canonical(torch.where(spread(regular), quotient, torch.zeros_like(quotient)), safe.log(), regular)
 
 
-def root_mean_square(x: Tensor) -> Tensor:
-    """Root mean square over the last dimension of a contiguous tensor, kept; in two stages, which float32 needs past 1e6 items."""
+def root_mean_square(x: Tensor, group: ItemGroup) -> Tensor:
+    """Root mean square over the items of a contiguous tensor, on all ranks that `group` knows of; shape (*batch, 1)."""
+    norm = norm_of_many(x)
+    if group.shards is None:
+        return norm / x.shape[-1] ** 0.5
+    return (group.across(norm.square()) / group.shards.count(x.shape[-1], x)).sqrt()
+
+
+def norm_of_many(x: Tensor) -> Tensor:
+    """The norm over the last dimension of a contiguous tensor, kept; in two stages, which float32 needs past 1e6 items."""
     items = x.shape[-1]
     if items < 1 << 16:
-        return torch.linalg.vector_norm(x, dim=-1, keepdim=True) / items**0.5
+        return torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     stage = 1 << max(0, (items.bit_length() - 1) // 2)
     head = items - items % stage
     norms = torch.linalg.vector_norm(x[..., :head].unflatten(-1, (-1, stage)), dim=-1)
     if head < items:
         norms = torch.cat([norms, x[..., head:]], dim=-1)
-    return torch.linalg.vector_norm(norms, dim=-1, keepdim=True) / items**0.5
+    return torch.linalg.vector_norm(norms, dim=-1, keepdim=True)
 
 
 def divided_in_place(x: Tensor, size: Tensor) -> Canonical:

@@ -48,7 +48,7 @@ class Translation(ItemGroup):
     def settle(self, x: Tensor) -> Canonical | None:
         if self.partition is not None:
             return None
-        mean = x.mean(-1, keepdim=True)
+        mean = self.measure(x).mean(x)
         return Canonical(x.sub_(mean), mean)
 
     def closest(self, x: Tensor, to: Tensor, weights: Weights = None) -> Canonical:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from manifoldid.distributed import Local, is_spread, localised
 from manifoldid.errors import NotInvariantError
 from manifoldid.groups.base import GaugeGroup, check_quotient, checked
 from manifoldid.invariance import default_tolerance, largest_change, not_invariant
 from manifoldid.optim.attachment import Attachment, Member
 from manifoldid.optim.state import move_state
-from manifoldid.points import Point, Weights, compute_point, detached, is_dict
+from manifoldid.points import Point, Weights, blocks_of, compute_point, detached, is_dict, map_blocks
 from manifoldid.sections import Section
 
 Parameters = (
@@ -89,21 +90,22 @@ def attach(
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"`optimizer` must be a torch optimiser, got {type(optimizer).__name__}")
-    section = Section(group, weights)
+    Section(group, weights)  # refuses what is no group
     points = _points(params)
     _check_parameters(optimizer, points)
-    targets = [_representative(section, point, name) for name, point in points]
+    here = [localised(group, _values(point, group, name), weights) for name, point in points]
+    targets = [_representative(part, name) for part, (name, _) in zip(here, points, strict=True)]
     if loss is not None:
-        _verify(loss, group, points)
+        for part, (name, _) in zip(here, points, strict=True):
+            _verify(loss, part, name)
     attachment = Attachment.of(optimizer)
     members = [member for name, point in points for member in Member.of(point, group, weights, name)]
     attachment.check_new(members)
     for member in members:
         move_state(optimizer, member)
     with torch.no_grad():
-        for (_, point), target in zip(points, targets, strict=True):
-            for parameter, value in _pairs(point, target):
-                parameter.copy_(value)
+        for part, target in zip(here, targets, strict=True):
+            _write(part.point, target)
     attachment.add(members)
     return Handle(attachment, members, group)
 
@@ -164,39 +166,40 @@ def _check_parameters(optimizer: Optimizer, points: list[tuple[str, Point]]) -> 
         seen.add(id(parameter))
 
 
-def _representative(section: Section, point: Point, name: str) -> Point:
-    group = section.group
-    value = group.validate(detached(point), name)
+def _values(point: Point, group: GaugeGroup, name: str) -> Point:
+    """The values of a point of parameters, which share its memory; a DTensor stays one."""
+    value = group.validate(map_blocks(lambda t: t.detach() if is_spread(t) else detached(t), point), name)
     check_quotient(group, value, name)
-    wide = compute_point(value)
-    return checked(section.canonical_form(wide), group, wide, name).point
+    return value
 
 
-def _pairs(point: Point, value: Point) -> Iterable[tuple[Tensor, Tensor]]:
-    if isinstance(point, Tensor):
-        return [(point, value)]
-    return [(parameter, value[block]) for block, parameter in point.items()]
+def _representative(part: Local, name: str) -> Point:
+    wide = compute_point(part.point)
+    return checked(Section(part.group, part.weights).canonical_form(wide), part.group, wide, name).point
 
 
-def _verify(loss: Callable[[], Any], group: GaugeGroup, points: list[tuple[str, Point]]) -> None:
-    """Moves the parameters along the group, evaluates the loss, and puts everything back."""
-    for name, point in points:
-        start = detached(point)
-        start = start.clone() if isinstance(start, Tensor) else {k: t.clone() for k, t in start.items()}
+@torch.no_grad()
+def _write(point: Point, value: Point) -> None:
+    """Copies the numbers of `value` into the memory of `point`."""
+    new = blocks_of(value)
+    for name, t in blocks_of(point).items():
+        t.copy_(new[name])
 
-        def evaluate(moved: Point, point: Point = point) -> Any:
-            with torch.no_grad(), torch.random.fork_rng():
-                torch.manual_seed(0)  # the same dropout masks at every point
-                for parameter, value in _pairs(point, moved):
-                    parameter.copy_(value)
-                return loss()
 
-        try:
-            change = largest_change(evaluate, start, group, derivatives=False)
-        finally:
-            with torch.no_grad():
-                for parameter, value in _pairs(point, start):
-                    parameter.copy_(value)
-        tolerance = default_tolerance(start)
-        if not change.relative <= tolerance:
-            raise NotInvariantError(not_invariant(f"`loss`, as a function of `{name}`,", change, tolerance, group))
+def _verify(loss: Callable[[], Any], part: Local, name: str) -> None:
+    """Moves a point of parameters along the group, evaluates the loss, and puts everything back."""
+    start = map_blocks(torch.clone, part.point)
+
+    def evaluate(moved: Point) -> Any:
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)  # the same dropout masks at every point
+            _write(part.point, moved)
+            return loss()
+
+    try:
+        change = largest_change(evaluate, start, part.group, derivatives=False)
+    finally:
+        _write(part.point, start)
+    tolerance = default_tolerance(start)
+    if not change.relative <= tolerance:
+        raise NotInvariantError(not_invariant(f"`loss`, as a function of `{name}`,", change, tolerance, part.group))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from manifoldid.distributed import Local, kept, local_value, localised
 from manifoldid.errors import DegeneratePointError, DetachedWarning, NotInvariantWarning
 from manifoldid.groups.base import Canonical, GaugeGroup, checked
 from manifoldid.invariance import vertical_share
@@ -40,20 +41,29 @@ class Member:
                 parameters, label = {"": point[of]}, f"{name}[{of!r}]"
             else:
                 parameters, label = {block: point[block] for block in of or point}, name
-            member = Member(factor, Section(factor, part_of_weights(weights, of)), parameters, label)
+            here: Local = localised(factor, parameters.get("", parameters), part_of_weights(weights, of))
+            factor = kept(here.group, map_blocks(local_value, here.point))
+            member = Member(factor, Section(factor, here.weights), parameters, label)
             if factor.dimension(member.point()):
                 members.append(member)
         return members
 
     def point(self) -> Point:
         """The current value, sharing memory with the parameters."""
-        return self._as_point({name: p.detach().as_subclass(Tensor) for name, p in self.parameters.items()})
+        return self._as_point({name: local_value(p) for name, p in self.parameters.items()})
+
+    def active(self) -> bool:
+        """Whether all parameters have a gradient, or no items on this rank, which follows the others."""
+        return all(p.grad is not None or self._absent(p) for p in self.parameters.values())
+
+    def _absent(self, parameter: Tensor) -> bool:
+        return self.group.shards is not None and not local_value(parameter).numel()
 
     def gradient(self) -> Point | None:
         """The current gradient, or None when a parameter has none."""
-        grads = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
-        if len(grads) < len(self.parameters):
+        if not self.active():
             return None
+        grads = {n: local_value(p) if p.grad is None else local_value(p.grad) for n, p in self.parameters.items()}
         return self._as_point({name: g.to_dense() if g.is_sparse else g for name, g in grads.items()})
 
     def charts(self) -> list[LogChart]:
@@ -88,7 +98,7 @@ class Bucket:
         """The members all of whose parameters have a gradient: usually the same list."""
         if all(p.grad is not None for member in members for p in member.parameters.values()):
             return members
-        return [member for member in members if all(p.grad is not None for p in member.parameters.values())]
+        return [member for member in members if member.active()]
 
     def label(self) -> str:
         """What to call the moving members in messages."""
@@ -99,7 +109,7 @@ class Bucket:
         """Puts flat points back on their section by the group's short cut; None, with nothing changed, where there is none."""
         if self.section.weights is not None or "" not in self.members[0].parameters:
             return None
-        tensors = [member.parameters[""].detach().as_subclass(Tensor) for member in self.moving]
+        tensors = [local_value(member.parameters[""]) for member in self.moving]
         if tensors[0].dtype in HALF or not all(t.is_contiguous() for t in tensors):
             return None
         if len(tensors) == 1:
@@ -117,7 +127,7 @@ class Bucket:
         """Copies a stacked point into the parameters."""
         for name in self.moving[0].parameters:
             block = value if isinstance(value, Tensor) else value[name]
-            targets = [member.parameters[name].detach() for member in self.moving]
+            targets = [local_value(member.parameters[name]) for member in self.moving]
             sources = [block] if len(targets) == 1 else list(block.unbind(0))
             torch._foreach_copy_(targets, sources)
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from manifoldid.distributed import like, local_value
+
 
 class LogChart:
     """Hands log x and x g to the optimiser during a step, and applies its displacement u as x exp(u).
@@ -12,7 +14,7 @@ class LogChart:
 
     def __init__(self, parameter: Tensor):
         self.parameter = parameter
-        self.start = parameter.detach().as_subclass(Tensor).clone()
+        self.start = local_value(parameter).clone()
         self.log_start = self.start.log()
         self.grad: Tensor | None = None
         self.inside = self.log_start
@@ -22,14 +24,15 @@ class LogChart:
         """From x and g to log x and x g."""
         self.grad = self.parameter.grad
         if self.grad is not None:
-            self.parameter.grad = self._value() * self.grad
-        self.parameter.copy_(self.inside)
+            self.parameter.grad = like(self._value() * local_value(self.grad), self.parameter)
+        local_value(self.parameter).copy_(self.inside)
 
     @torch.no_grad()
     def leave(self) -> None:
         """Back to x and g in the middle of a step, for a closure."""
-        self.inside = self.parameter.detach().as_subclass(Tensor).clone()
-        self.parameter.copy_(self._value())
+        here = local_value(self.parameter)
+        self.inside = here.clone()
+        here.copy_(self._value())
         self.parameter.grad = self.grad
 
     def enter_again(self) -> None:

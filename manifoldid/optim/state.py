@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import ASGD, LBFGS, Optimizer, RMSprop
 
 from manifoldid._linalg import pushforward
+from manifoldid.distributed import local_value
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.points import Point, blocks_of, compute_point, map_blocks
 
@@ -88,7 +89,7 @@ def _move_entries(optimizer: Optimizer, parameter: Tensor, factor: Tensor, name:
                 f"`optimizer` has state {key!r} for `{name}`, and it is not known how it moves with the parameter: build the "
                 "optimiser, attach, then load the state dict"
             )
-        value.mul_(factor.to(value.dtype) ** power)
+        local_value(value).mul_(factor.to(value.dtype) ** power)
 
 
 # ------------------------------------------------------------------------------------------------------------ LBFGS

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from manifoldid.distributed import is_spread, localised
 from manifoldid.errors import NotConvergedError, listed
 from manifoldid.groups.base import GaugeGroup, canonicalise
 from manifoldid.groups.geometry import Geometry
@@ -28,11 +29,14 @@ def frechet_mean(group: GaugeGroup, points: Point, weights: Weights = None) -> P
     Raises:
         NotConvergedError: The points are too far apart for the iteration to settle, or some lie opposite to the others.
     """
+    if is_spread(points):
+        here = localised(group, group.validate(points, "points"), weights)
+        return here.restore(frechet_mean(here.group, here.point, here.weights))
     form, points = canonicalise(group, points, weights, "points")
     members = form.point
     geometry, mean = group.geometry(weights), map_blocks(lambda t: t[:1], members)
     ndim = group.batch_ndim(members)
-    w = flat_weights(weights, members, ndim)
+    w = flat_weights(weights, members, ndim, group.shards)
 
     def displacement(mean: Point) -> Tensor:
         try:
@@ -44,7 +48,7 @@ def frechet_mean(group: GaugeGroup, points: Point, weights: Weights = None) -> P
         return flatten(map_blocks(lambda t: t.mean(0, keepdim=True), steps), ndim)
 
     def size(vector: Tensor) -> float:
-        return float((vector if w is None else vector * w.sqrt()).norm())
+        return float(group.across((vector if w is None else vector * w.sqrt()).square().sum()).sqrt())
 
     eps = torch.finfo(form.xi.dtype).eps
     last = moved = float("inf")

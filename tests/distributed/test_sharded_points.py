@@ -1,0 +1,331 @@
+"""Items spread over two ranks give what all items in one place give, and only a few numbers travel."""
+
+import copy
+import functools
+
+import pytest
+import torch
+import torch.distributed as dist
+from spawned import run
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+import manifoldid as mid
+from manifoldid.distributed import sharded
+
+ITEMS = 7
+BLOCKS = torch.tensor([5, 5, -1, -1, 5, -1, 5])
+SPLITS = ([(0, 4), (4, 7)], [(0, 7), (7, 7)])  # items of the two ranks; in the second the other rank has none
+GROUPS = {
+    "translation": mid.Translation(),
+    "scaling": mid.Scaling(),
+    "positive scaling": mid.PositiveScaling(),
+    "affine": mid.Affine(),
+    "translation, blocks": mid.Translation(BLOCKS),
+    "affine, blocks": mid.Affine(BLOCKS),
+    "affine, common scale": mid.Affine(BLOCKS, common_scale=True),
+}
+
+
+def members():
+    base = torch.linspace(0.5, 3, ITEMS, dtype=torch.float64).roll(2)
+    return base + 0.2 * torch.rand(3, ITEMS, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def weights():
+    return 0.5 + torch.rand(ITEMS, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+@functools.cache
+def mesh():
+    return init_device_mesh("cpu", (2,))
+
+
+def close(actual, expected, tolerance=1e-9):
+    actual = actual.full_tensor() if isinstance(actual, DTensor) else actual
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def here(group, low, high):
+    """The group, for the items from `low` to `high`."""
+    return sharded(group if group.blocks is None else group.with_blocks(group.blocks[low:high]))
+
+
+# ------------------------------------------------------------------------------------------------ checks in both ranks
+
+
+def plain_shards_have_the_section_and_the_ensemble_of_the_whole_point(rank):
+    for group in GROUPS.values():
+        for w in (None, weights()):
+            section, ensemble = mid.Section(group, w), mid.Ensemble(members(), group, w)
+            for split in SPLITS:
+                low, high = split[rank]
+                x, part = members()[:, low:high], None if w is None else w[low:high]
+                mine = mid.Section(here(group, low, high), part)
+                close(mine(x), section(members())[:, low:high])
+                close(mine.frame(x), section.frame(members()))
+                if w is None and split is SPLITS[1]:
+                    continue
+                ens = mid.Ensemble(x, here(group, low, high), part)
+                close(ens.mean(), ensemble.mean()[low:high])
+                close(ens.std(), ensemble.std()[low:high])
+
+
+def dtensors_have_the_section_and_the_ensemble_of_the_whole_point(rank):
+    x = distribute_tensor(members(), mesh(), [Shard(1)])
+    w = weights()
+    for group in GROUPS.values():
+        for given in (None, w, distribute_tensor(w, mesh(), [Shard(0)])):
+            plain = None if given is None else w
+            section, sections = mid.Section(group, plain), mid.Section(group, given)
+            close(sections(x), section(members()))
+            close(sections.frame(x), section.frame(members()))
+            close(sections.carry(sections.frame(x), x), section(members()))
+        ensemble, spread = mid.Ensemble(members(), group, w), mid.Ensemble(x, group, w)
+        close(spread.mean(), ensemble.mean())
+        close(spread.std(), ensemble.std())
+    many = torch.randn(20, ITEMS, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    rows = list(distribute_tensor(many, mesh(), [Shard(1)]).unbind(0))
+    ensemble, spread = mid.Ensemble(many, mid.Translation()), mid.Ensemble(rows, mid.Translation())
+    close(spread.contrast(lambda p: p[0] - p[6]).value, ensemble.contrast(lambda p: p[0] - p[6]).value)
+    close(spread.quasi_variances().variances, ensemble.quasi_variances().variances)
+    assert [row["mean"] for row in spread.table()] == pytest.approx([row["mean"] for row in ensemble.table()])
+
+
+def rows_spread_over_ranks_are_points_of_their_own(rank):
+    x = distribute_tensor(members(), mesh(), [Shard(0)])
+    close(mid.Section(mid.Affine())(x), mid.Section(mid.Affine())(members()))
+    close(mid.Section(mid.Affine()).frame(x), mid.Section(mid.Affine()).frame(members()))
+
+
+def derivatives_through_a_sharded_section_are_those_of_the_whole(rank):
+    target = torch.linspace(-1, 2, ITEMS, dtype=torch.float64)
+    for group in GROUPS.values():
+        x = members()[0].requires_grad_()
+        (mid.Section(group)(x) - target).pow(4).sum().backward()
+        low, high = SPLITS[0][rank]
+        mine = members()[0, low:high].requires_grad_()
+        (mid.Section(here(group, low, high))(mine) - target[low:high]).pow(4).sum().backward()
+        close(mine.grad, x.grad[low:high])
+        spread = distribute_tensor(members()[0], mesh(), [Shard(0)]).requires_grad_()
+        (mid.Section(group)(spread) - distribute_tensor(target, mesh(), [Shard(0)])).pow(4).sum().backward()
+        close(spread.grad, x.grad)
+
+
+def loss_of(section, x, target):
+    return (section(x) - target).pow(2).sum()
+
+
+def trained(group, w, make, steps=4):
+    p = torch.nn.Parameter(members()[0])
+    optimizer = make([p])
+    mid.attach(optimizer, group, p, w)
+    section, target = mid.Section(group, w), members()[1]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss_of(section, p, target).backward()
+        optimizer.step()
+    return p.detach()
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=0.05)
+
+
+def momentum(parameters):
+    return torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
+
+
+def attached_plain_shards_run_as_the_whole_point_does(rank):
+    for group in GROUPS.values():
+        for w in (None, weights()):
+            for make in (adam,) if w is None else (momentum,):
+                expected = trained(group, w, make)
+                for split in SPLITS:
+                    low, high = split[rank]
+                    mine, part = here(group, low, high), None if w is None else w[low:high]
+                    p = torch.nn.Parameter(members()[0, low:high])
+                    optimizer = make([p])
+                    mid.attach(optimizer, mine, p, part)
+                    for _ in range(4):
+                        optimizer.zero_grad()
+                        loss_of(mid.Section(mine, part), p, members()[1, low:high]).backward()
+                        if not p.numel():
+                            p.grad = None  # what an empty shard of a hand-written loop has
+                        optimizer.step()
+                    close(p.detach(), expected[low:high], 1e-7)
+
+
+def attached_dtensors_run_as_the_whole_point_does(rank):
+    for group in GROUPS.values():
+        for w in (None, weights()):
+            for make in (adam,) if w is None else (momentum,):
+                p = torch.nn.Parameter(distribute_tensor(members()[0], mesh(), [Shard(0)]))
+                optimizer = make([p])
+                mid.attach(optimizer, group, p, w)
+                target = distribute_tensor(members()[1], mesh(), [Shard(0)])
+                for _ in range(4):
+                    optimizer.zero_grad()
+                    loss_of(mid.Section(group, w), p, target).backward()
+                    optimizer.step()
+                close(p.detach(), trained(group, w, make), 1e-7)
+
+
+class Scores(torch.nn.Module):
+    def __init__(self, values):
+        super().__init__()
+        self.scores = torch.nn.Parameter(values)
+
+    def forward(self, i, j):
+        return torch.nn.functional.softplus(self.scores[j] - self.scores[i]).mean()
+
+
+def fully_sharded_parameters_run_as_the_whole_ones_do(rank):
+    for items in (ITEMS, 2):  # and with as many items as ranks
+        games = torch.randint(items, (2, 40), generator=torch.Generator().manual_seed(4))
+        whole = Scores(torch.linspace(3, 5, items, dtype=torch.float64))
+        spread = copy.deepcopy(whole)
+        fully_shard(spread, mesh=mesh())
+        for model in (whole, spread):
+            optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)
+            mid.attach(optimizer, mid.Translation(), model.scores)
+            for _ in range(5):
+                optimizer.zero_grad()
+                model(*games).backward()
+                optimizer.step()
+        assert isinstance(spread.scores, DTensor)
+        close(spread.scores.detach(), whole.scores.detach())
+
+
+class counted_bytes:
+    """The bytes that collectives of this rank were handed."""
+
+    def __enter__(self):
+        self.bytes, self._real = 0, dist.all_reduce
+
+        def reduce(tensor, *args, **kwargs):
+            self.bytes += tensor.numel() * tensor.element_size()
+            return self._real(tensor, *args, **kwargs)
+
+        dist.all_reduce = reduce
+        return self
+
+    def __exit__(self, *_):
+        dist.all_reduce = self._real
+
+
+def a_step_moves_as_many_numbers_as_the_group_has_dimensions(rank):
+    for group, spread in (
+        (mid.Translation(), False),
+        (mid.Scaling(), False),
+        (mid.Affine(), False),
+        (mid.Affine(), True),
+    ):
+        for items in (10, 5000):
+            values = torch.randn(items, dtype=torch.float64, generator=torch.Generator().manual_seed(rank)) + 4
+            p = torch.nn.Parameter(DTensor.from_local(values, mesh(), [Shard(0)]) if spread else values)
+            optimizer = adam([p])
+            mid.attach(optimizer, group if spread else sharded(group), p)
+            used = []
+            for _ in range(3):
+                p.grad = torch.zeros_like(p)
+                with counted_bytes() as counted:
+                    optimizer.step()
+                used.append(counted.bytes)
+                optimizer.zero_grad()
+            assert used[1:] == [8 * group.dimension(values)] * 2, (group, items, used)
+
+
+def an_error_on_one_rank_is_an_error_on_both(rank):
+    x = members()[0, slice(*SPLITS[0][rank])].clone()
+    bad = x.clone()
+    bad[0] = float("nan") if rank == 1 else bad[0]
+    with pytest.raises(ValueError, match="finite"):
+        mid.Section(sharded(mid.Translation()))(bad)
+    with pytest.raises(mid.DegeneratePointError, match="not positive"):
+        mid.Section(sharded(mid.PositiveScaling()))(x if rank == 0 else -x)
+    with pytest.raises(mid.DegeneratePointError, match="constant"):
+        mid.Section(sharded(mid.Affine()))(torch.full((3,), 2.0))
+    with pytest.raises(mid.DegeneratePointError, match="nothing identifiable"):
+        mid.Section(sharded(mid.Translation()))(torch.zeros(1 - rank))
+    with pytest.raises(ValueError, match="not negative"):
+        mid.Section(sharded(mid.Translation()), torch.ones_like(x) if rank == 0 else -torch.ones_like(x))(x)
+    p = torch.nn.Parameter(x)
+    optimizer = torch.optim.SGD([p], lr=1.0)
+    mid.attach(optimizer, sharded(mid.Translation()), p)
+    p.grad = torch.full_like(p, float("nan") if rank == 1 else 0.0)
+    with pytest.warns(mid.NotInvariantWarning) if rank == 2 else pytest.raises(ValueError, match="finite"):
+        optimizer.step()
+    with pytest.raises(TypeError, match="gather"):
+        mid.Section(mid.Orthogonal())(distribute_tensor(torch.eye(4), mesh(), [Shard(0)]))
+    with pytest.raises(TypeError, match="one place"):
+        mid.Reference(sharded(mid.Translation()), 0)(x)
+
+
+def the_attached_gauge_is_looked_at_over_all_ranks(rank):
+    # On every rank alone this gradient is vertical; over both it is not. And the other way round.
+    for sign, warned in ((1.0, True), (-1.0, False)):
+        p = torch.nn.Parameter(torch.arange(2.0) + 4 * rank)
+        optimizer = torch.optim.SGD([p], lr=1e-3)
+        mid.attach(optimizer, sharded(mid.Translation()), p)
+        p.grad = torch.ones(2) * (1.0 if rank == 0 else sign)
+        if warned:
+            with pytest.warns(mid.NotInvariantWarning):
+                optimizer.step()
+        else:
+            optimizer.step()
+
+
+def replicated_parameters_stay_the_same_bits_under_ddp(rank):
+    model = Scores(torch.linspace(3, 5, ITEMS))
+    replica = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = adam(replica.parameters())
+    mid.attach(optimizer, mid.Affine(), model.scores)
+    games = torch.randint(
+        ITEMS, (2, 20), generator=torch.Generator().manual_seed(10 + rank)
+    )  # other games on every rank
+    for _ in range(10):
+        optimizer.zero_grad()
+        (replica(*games) * 1.0).backward()
+        model.scores.grad -= model.scores.grad.mean()
+        model.scores.grad -= model.scores * (model.scores * model.scores.grad).mean()
+        optimizer.step()
+    everyone = [torch.empty_like(model.scores) for _ in range(2)]
+    dist.all_gather(everyone, model.scores.detach())
+    assert torch.equal(everyone[0], everyone[1])
+    close(model.scores.detach().mean(), torch.tensor(0.0), 1e-6)
+
+
+def a_rank_that_does_not_come_is_an_error_not_a_hang(rank):
+    """The last check: it leaves the process group broken."""
+    if rank == 0:
+        with pytest.raises(RuntimeError, match="another rank failed"):
+            mid.Section(sharded(mid.Translation()))(torch.ones(3))
+
+
+CHECKS = [
+    plain_shards_have_the_section_and_the_ensemble_of_the_whole_point,
+    dtensors_have_the_section_and_the_ensemble_of_the_whole_point,
+    rows_spread_over_ranks_are_points_of_their_own,
+    derivatives_through_a_sharded_section_are_those_of_the_whole,
+    attached_plain_shards_run_as_the_whole_point_does,
+    attached_dtensors_run_as_the_whole_point_does,
+    fully_sharded_parameters_run_as_the_whole_ones_do,
+    a_step_moves_as_many_numbers_as_the_group_has_dimensions,
+    an_error_on_one_rank_is_an_error_on_both,
+    the_attached_gauge_is_looked_at_over_all_ranks,
+    replicated_parameters_stay_the_same_bits_under_ddp,
+    a_rank_that_does_not_come_is_an_error_not_a_hang,
+]
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    return run(CHECKS, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.mark.parametrize("check", [check.__name__ for check in CHECKS])
+def test_on_two_ranks(check, outcome):
+    for rank, failure in enumerate(outcome[check]):
+        assert failure is None, f"rank {rank}:\n{failure}"
