@@ -267,6 +267,8 @@ class GeneralLinearGeometry(Geometry):
     def follow(self, x: Point, displacement: Point) -> Point:
         """See `Geometry.follow`; horizontal in the Euclidean metric at `x`: (A + dA - A L, B + dB + B L'), A'A L + L B'B = A'dA - dB'B.
 
+        At balanced points that is the horizontal space of the invariant metric which is Euclidean there, not of this class.
+
         This keeps A'A - B'B to first order, zero for the balanced points that `attach` starts from; gradient flow keeps it, too. It
         needs one factor of full rank only, so that a factor that is zero gets its size as under a plain optimiser. The metric of this
         class would keep the ratio of A to B instead, and for a B that was zero a step ago that is the learning rate.
