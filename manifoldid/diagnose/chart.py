@@ -32,7 +32,7 @@ class TabulatedField(Field):
         low: Start of the range of the table.
         high: End of the range of the table.
         nulls: Null spaces of the model.
-        polynomial: The series as a polynomial with simple coefficients; None if it is long.
+        polynomial: The series as a polynomial with simple coefficients, up to a factor; None if it is long.
     """
 
     signs: Tensor
@@ -41,7 +41,7 @@ class TabulatedField(Field):
     low: float
     high: float
     nulls: NullSpaces
-    polynomial: str | None
+    polynomial: np.polynomial.Polynomial | None
 
     @property
     def size(self) -> int:  # type: ignore[override]
@@ -58,7 +58,8 @@ class TabulatedField(Field):
         """The field in words."""
         signed = "" if bool((self.signs >= 0).all()) else " with signs"
         if self.polynomial is not None:
-            return f"dx = 1/({self.polynomial}){signed}" if self.inverse else f"dx = {self.polynomial}{signed}"
+            written = _written(self.polynomial)
+            return f"dx = 1/({written}){signed}" if self.inverse else f"dx = {written}{signed}"
         return f"dx = xi(x){signed}, one function for all, tabulated on [{self.low:.3g}, {self.high:.3g}]"
 
     def xi(self, x: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ def add_tabulated(search: Search) -> bool:
     return False
 
 
-def _polynomial(series: Tensor, low: float, high: float) -> str | None:
+def _polynomial(series: Tensor, low: float, high: float) -> np.polynomial.Polynomial | None:
     """The series as a polynomial in x, lowest coefficient 1; None if it is long."""
     if len(series) > 5:
         return None
@@ -123,8 +124,12 @@ def _polynomial(series: Tensor, low: float, high: float) -> str | None:
     powers = inside(np.polynomial.Polynomial([-(high + low) / (high - low), 2 / (high - low)])).coef
     powers = np.where(np.abs(powers) > 1e-7 * np.abs(powers).max(), powers, 0.0)
     powers = powers / powers[np.nonzero(powers)[0][0]]
-    names = ["1", "x", *(f"x^{k}" for k in range(2, len(powers)))]
-    return expression_of([(snapped(c), name) for c, name in zip(powers.tolist(), names, strict=True) if c != 0])
+    return np.polynomial.Polynomial([snapped(c) for c in powers.tolist()]).trim()
+
+
+def _written(polynomial: np.polynomial.Polynomial) -> str:
+    names = ["1", "x", *(f"x^{k}" for k in range(2, len(polynomial.coef)))]
+    return expression_of([(c, name) for c, name in zip(polynomial.coef.tolist(), names, strict=True) if c != 0])
 
 
 def _signs(direction: Tensor) -> Tensor | None:

@@ -1,12 +1,14 @@
 """A gauge group made of vector fields."""
 
 from collections.abc import Sequence
+from dataclasses import fields as fields_of
+from dataclasses import is_dataclass
 
 import torch
 from torch import Tensor
 
 from manifoldid.diagnose.fields import ClosedField, Field
-from manifoldid.groups.base import GaugeGroup
+from manifoldid.groups.base import GaugeGroup, same_value
 from manifoldid.points import Point, blocks_of, flatten, unflatten
 
 _DENSE = 300  # coordinates up to which moves are matrix exponentials
@@ -58,6 +60,14 @@ class GeneratedGroup(GaugeGroup):
     def generator_names(self, x: Point) -> list[str]:
         return list(self.formulas)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, GeneratedGroup) or self.shapes != other.shapes or self.dim != other.dim:
+            return False
+        return all(map(_same_field, self.generators, other.generators))
+
+    def __hash__(self) -> int:
+        return hash((self.formulas, tuple(self.shapes)))
+
     def __repr__(self) -> str:
         return f"GeneratedGroup({'; '.join(self.formulas)})"
 
@@ -70,6 +80,12 @@ class GeneratedGroup(GaugeGroup):
         products = torch.einsum("iab,jbc->ijac", matrices, matrices)
         abelian = float((products - products.transpose(0, 1)).abs().max()) < 1e-12
         return None if separate and abelian else matrices
+
+
+def _same_field(first: Field, second: Field) -> bool:
+    if type(first) is not type(second) or not is_dataclass(first):
+        return first is second
+    return all(same_value(getattr(first, f.name), getattr(second, f.name)) for f in fields_of(first))
 
 
 def affine_matrices(fields: Sequence[Field]) -> Tensor | None:

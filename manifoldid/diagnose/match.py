@@ -14,6 +14,8 @@ import manifoldid.groups as catalogue
 from manifoldid._linalg import pushforward
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.generated import GeneratedGroup
+from manifoldid.diagnose.match_parts import group_on_parts
+from manifoldid.diagnose.match_pointwise import pointwise_group
 from manifoldid.diagnose.moves import relative_change
 from manifoldid.diagnose.probe import Probe
 from manifoldid.groups import GaugeGroup, Product, Shift
@@ -125,6 +127,12 @@ class _Matcher:
             yield from self.on_tensor("", self.like)
             if len(self.constants) == len(self.fields):
                 yield Shift(torch.stack(self.constants).reshape(-1, *self.like.shape))
+            if self.like.ndim == 1 and not self.like.is_complex():
+                proposals = (
+                    pointwise_group(self.fields, self.points),
+                    group_on_parts(self.fields, torch.stack(self.points).gt(0).all(0)),
+                )
+                yield from (group for group in proposals if group is not None)
             return
         yield from self.joint(self.like)
         yield from self._products(self.like)

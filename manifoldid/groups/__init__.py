@@ -8,6 +8,7 @@ from manifoldid.groups.location_scale import LocationScale
 from manifoldid.groups.matrix import MatrixGroup
 from manifoldid.groups.motions import RigidMotion, Similarity
 from manifoldid.groups.orthogonal import Orthogonal
+from manifoldid.groups.parts import Parts
 from manifoldid.groups.phase import Phase
 from manifoldid.groups.pointwise import Pointwise
 from manifoldid.groups.positive_scaling import PositiveScaling
@@ -26,6 +27,7 @@ __all__ = [
     "LocationScale",
     "MatrixGroup",
     "Orthogonal",
+    "Parts",
     "Permutation",
     "Phase",
     "Pointwise",

@@ -392,4 +392,8 @@ def _code(item: object) -> str:
         return "(" + ", ".join(_code(value) for value in item) + ("," if len(item) == 1 else "") + ")"
     if isinstance(item, list):
         return "[" + ", ".join(_code(value) for value in item) + "]"
+    name = getattr(item, "__name__", "").removeprefix("special_")
+    for module, prefix in ((torch, "torch."), (torch.special, "torch.special.")):
+        if name and getattr(module, name, None) is item:
+            return prefix + name
     return repr(item)

@@ -1,11 +1,13 @@
 """What `diagnose` says about functions of every kind, and about functions that are no models."""
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
 from manifoldid.diagnose import NetworkDiagnosis, diagnose
-from manifoldid.groups import Affine, PositiveScaling, Product, Scaling, Shift, Translation
+from manifoldid.groups import Affine, Pointwise, PositiveScaling, Product, Scaling, Shift, Translation
 from manifoldid.invariance import check_invariance
 
 F64 = torch.float64
@@ -44,11 +46,34 @@ def test_the_group_of_the_catalogue_is_handed_over(predict, point, group):
     check_invariance(predict, point, diagnosis.group)
 
 
+@pytest.mark.parametrize(
+    ("forward", "inverse", "point"),
+    [
+        (torch.asinh, torch.sinh, 2 * normal(5)),
+        (torch.logit, torch.sigmoid, torch.sigmoid(normal(5))),
+        (torch.special.ndtri, torch.special.ndtr, torch.sigmoid(normal(5))),
+        (lambda x: torch.log(x).log(), lambda y: y.exp().exp(), 1.1 + normal(5).exp()),
+        (lambda x: x**3 + x, None, 0.6 * normal(5)),
+    ],
+    ids=["asinh", "logit", "probit", "powers", "polynomial"],
+)
+def test_a_pointwise_gauge_is_a_group_behind_a_chart(forward, inverse, point):
+    predict = lambda x: torch.sigmoid(forward(x)[I] - forward(x)[J])  # noqa: E731
+    group = diagnose(predict, point).group
+    assert isinstance(group, Pointwise)
+    assert pickle.loads(pickle.dumps(group)) == group
+    check_invariance(predict, point, group)
+    if inverse is not None:
+        moved = group.act(torch.tensor([0.7], dtype=F64), point)
+        assert torch.allclose(forward(moved) - forward(point), (forward(moved) - forward(point))[:1].expand(5))
+
+
 def test_a_generated_group_acts_on_batches_and_its_inverse_undoes_it():
-    group = diagnose(lambda x: x[0] * x[1], torch.tensor([1.5, -0.7], dtype=F64)).group
+    group = diagnose(lambda x: x[0] * x[1] ** 2, torch.tensor([1.5, -0.7], dtype=F64)).group
+    assert type(group).__name__ == "GeneratedGroup"
     x, xi = normal(3, 2), torch.tensor([[0.1], [0.4], [-0.3]], dtype=F64)
     moved = group.act(xi, x)
-    assert torch.allclose(moved.prod(-1), x.prod(-1))
+    assert torch.allclose(moved[..., 0] * moved[..., 1] ** 2, x[..., 0] * x[..., 1] ** 2)
     assert torch.allclose(group.act(-xi, moved), x)
     assert torch.equal(group.act(torch.zeros(3, 1, dtype=F64), x), x)
 

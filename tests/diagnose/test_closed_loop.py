@@ -1,0 +1,79 @@
+"""diagnose -> group -> attach -> ensemble, for every public case whose flows exist for all times."""
+
+import functools
+
+import pytest
+import torch
+from public_cases import CASES, CASES_BY_NAME
+
+import manifoldid as mid
+from manifoldid.groups.orbit import zero_coordinates
+
+F64 = torch.float64
+COMPLETE = [case for case in CASES if case.complete]
+complete = pytest.mark.parametrize("name", [case.name for case in COMPLETE])
+
+
+@functools.cache
+def diagnosed(name):
+    """A case, a point of it, another, and the group that its diagnosis hands over."""
+    case, generator = CASES_BY_NAME[name], torch.Generator().manual_seed(0)
+    point = case.sample(generator)
+    if name == "power_gauge":  # on the same orbit, where the double exponential of the chart is tame
+        point = point**0.5
+    diagnosis = mid.diagnose(case.predict, point, sample=lambda: case.sample(generator))
+    assert all(g.complete for g in diagnosis.generators)
+    return case, point, case.sample(generator), diagnosis.group
+
+
+def copies(group, point, count, size):
+    shape = zero_coordinates(group, point).shape
+    draws = torch.randn(count, *shape, generator=torch.Generator().manual_seed(1), dtype=F64)
+    return torch.stack([group.act(size * xi, point) for xi in draws])
+
+
+@complete
+def test_the_group_leaves_predictions_alone_and_has_the_dimension_of_the_orbit(name):
+    case, point, _, group = diagnosed(name)
+    mid.check_invariance(case.predict, point, group)
+    basis = group.vertical_basis(point).reshape(-1, case.size)
+    assert (int(torch.linalg.matrix_rank(basis)) if basis.numel() else 0) == case.dim
+
+
+@complete
+def test_the_group_passes_the_conformance_kit(name):
+    case, point, _, group = diagnosed(name)
+    report = mid.conformance.check_group(group, point, invariant=case.predict)
+    assert report.passed, str(report)
+
+
+@complete
+def test_25_steps_of_adam_do_not_see_the_gauge(name):
+    case, point, other, group = diagnosed(name)
+    target = case.predict(other)
+
+    def trained(start):
+        parameter = torch.nn.Parameter(start.clone())
+        optimizer = torch.optim.Adam([parameter], lr=1e-2)
+
+        def loss():
+            return (case.predict(parameter) - target).square().sum()
+
+        mid.attach(optimizer, group, parameter, loss=loss)
+        for _ in range(25):
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+        return case.predict(parameter.detach())
+
+    first, second = trained(point), trained(copies(group, point, 1, 0.3)[0])
+    size = case.predict(point).abs().max()
+    assert (first - case.predict(point)).abs().max() > 1e-6 * size  # it has moved
+    assert (first - second).abs().max() < 1e-9 * size
+
+
+@complete
+def test_an_ensemble_of_20_gauge_copies_has_no_spread(name):
+    _, point, _, group = diagnosed(name)
+    members = copies(group, point, 20, 0.5)
+    assert mid.Ensemble(members, group).std().abs().max() < 1e-9 * point.abs().max()
