@@ -12,8 +12,9 @@ from manifoldid.inference.estimate import Estimate
 from manifoldid.inference.identify import column_space, complement, null_message, vertical_rows
 from manifoldid.inference.information import DenseInverse, jacobian
 from manifoldid.inference.names import Names, checked_names
-from manifoldid.inference.objective import Likelihood, check_likelihood, derivative, prepared
+from manifoldid.inference.objective import Likelihood, check_likelihood, prepared
 from manifoldid.invariance import default_tolerance
+from manifoldid.optim.local_model import derivative
 from manifoldid.points import Point, Weights, flatten, unflatten
 
 _STATIONARY = 1e-3  # standard errors

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from manifoldid.inference.objective import derivative
+from manifoldid.optim.local_model import derivative
 
 
 @runtime_checkable

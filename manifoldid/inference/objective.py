@@ -68,11 +68,3 @@ def check_likelihood(nll: Likelihood, point: Point, group: GaugeGroup) -> None:
     change = largest_change(nll, point, group)
     if not change.relative <= default_tolerance(point):
         raise NotInvariantError(not_invariant("`nll`", change, default_tolerance(point), group))
-
-
-def derivative(value: Tensor, leaf: Tensor, create_graph: bool = False) -> Tensor:
-    """The gradient of `value`, zero where it does not depend on `leaf`."""
-    if not value.requires_grad:
-        return torch.zeros_like(leaf)
-    (gradient,) = torch.autograd.grad(value, leaf, create_graph=create_graph, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(leaf) if gradient is None else gradient

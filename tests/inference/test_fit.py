@@ -110,3 +110,40 @@ def test_settings_that_make_no_sense_are_refused():
         mid.fit(league(), torch.zeros(5, dtype=F64), mid.Translation(), tolerance=-1.0)
     with pytest.raises(ValueError, match="max_iterations"):
         mid.fit(league(), torch.zeros(5, dtype=F64), mid.Translation(), max_iterations=0)
+
+
+def factors(x):
+    return (x @ x.mT - torch.tensor([[2.0, 0.3], [0.3, 1.0]], dtype=F64)).square().sum()
+
+
+@pytest.mark.parametrize("start", [[[0.0, 0], [0, 0]], [[1.0, 1], [0, 0]]])
+def test_a_saddle_is_left(start):
+    start = torch.tensor(start, dtype=F64)
+    fit = mid.fit(factors, start, mid.Product())
+    assert fit.converged
+    assert fit.nll < 1e-12
+
+
+def test_items_of_weight_zero_do_not_define_the_origin():
+    weights = torch.tensor([0.0, 1, 1, 0, 1], dtype=F64)
+    fit = mid.fit(league(), torch.zeros(5, dtype=F64), mid.Translation(), weights=weights)
+    plain = mid.fit(league(), torch.zeros(5, dtype=F64), mid.Translation())
+    assert abs(float((weights * fit.point).sum())) < 1e-12
+    torch.testing.assert_close(fit.point - fit.point[0], plain.point - plain.point[0], rtol=0, atol=1e-8)
+
+
+def test_progress_is_a_table_on_stderr(capsys):
+    mid.fit(league(), torch.zeros(5, dtype=F64), mid.Translation(), progress=True)
+    out, table = capsys.readouterr()
+    assert not out
+    lines = table.splitlines()
+    assert lines[0].split() == ["step", "nll", "gradient", "radius", "products"]
+    assert len(lines) >= 4
+
+
+def test_names_are_used_where_someone_runs_away():
+    def nll(x):
+        return -torch.nn.functional.logsigmoid(x[0] - x[1:]).sum() + (x[1] - x[2]).square()
+
+    with pytest.raises(mid.UnboundedEstimateError, match="items Ann run away"):
+        mid.fit(nll, torch.zeros(3, dtype=F64), mid.Translation(), names=["Ann", "Bob", "Cy"])

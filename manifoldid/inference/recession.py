@@ -1,0 +1,66 @@
+"""Maxima at infinity: whether a likelihood goes on improving along a direction, and who runs away."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from manifoldid.errors import listed
+from manifoldid.inference.names import item_label
+from manifoldid.optim.local_model import LocalModel
+from manifoldid.points import blocks_of, flatten, unflatten
+
+_AHEAD = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)  # steps ahead at which a direction of recession is looked at
+
+
+def runs_away(model: LocalModel, u: Tensor) -> bool:
+    """Whether the objective never gets worse along `u`, up to a thousand times as far as the step."""
+    if not float(u.abs().max()) > 0:
+        return False
+    eps, last = torch.finfo(model.slope.dtype).eps, model.value
+    for t in _AHEAD:
+        value = model.value_along(t * u)
+        if value == float("inf") and t >= 100:
+            return True  # it has decreased all the way to where exponentials overflow
+        if not value <= last + 64 * eps * abs(last):
+            return False
+        last = min(value, last)
+    return True
+
+
+def moves_on(model: LocalModel, u: Tensor) -> bool:
+    """Whether a last step is too long for the end of a quadratic convergence; in the metric, so that positive points count in logs."""
+    return model.size(u) > 1e-4 * max(1e-3, model.size(flatten(model.x)))
+
+
+def who_runs_away(model: LocalModel, u: Tensor, names: Mapping[str, Sequence[str]]) -> str:
+    """The message of an `UnboundedEstimateError`.
+
+    Args:
+        model: The objective where it was noticed.
+        u: The direction of recession.
+        names: What items are called, by block.
+    """
+    who = []
+    u = _logarithmic(model, u)
+    for name, t in blocks_of(unflatten(u, model.x)).items():
+        rest = t.abs() if t.ndim == 0 or t.numel() < 3 else (t - t.median()).abs()
+        far = (rest > 0.3 * float(u.abs().max())).nonzero().tolist()
+        if far:
+            items = f"items {listed([item_label(names, name, entry) for entry in far])}" if t.ndim else ""
+            who.append(f"{items}{f' of block {name!r}' if name else ''}".strip())
+    return (
+        f"`nll` has no minimum: it keeps decreasing while {' and '.join(who) or 'the point'} run away to infinity "
+        "(separation: an item that always or never wins, a class that a feature separates). Leave these out, collect data that "
+        "contradict it, or put a prior into `nll` on mid.Section(group)(x)"
+    )
+
+
+def _logarithmic(model: LocalModel, u: Tensor) -> Tensor:
+    """The tangent vector `u`, relative to the point in blocks of positive numbers."""
+    positive = set()
+    for factor, of in model.group.factors():
+        positive.update([of] if isinstance(of, str) and factor.positive else factor.positive)
+    vectors = blocks_of(unflatten(u, model.x))
+    pieces = [vectors[name] / t if name in positive else vectors[name] for name, t in blocks_of(model.x).items()]
+    return torch.cat([flatten(piece) for piece in pieces])

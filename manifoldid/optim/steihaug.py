@@ -1,0 +1,222 @@
+"""The trust region on a quotient: steps by truncated conjugate gradients, and how far they are believed.
+
+Steihaug, T. (1983). The conjugate gradient method and trust regions in large scale optimization. SIAM J. Numer. Anal. 20, 626-637.
+Absil, P.-A., Baker, C. G., Gallivan, K. A. (2007). Trust-region methods on Riemannian manifolds. Found. Comput. Math. 7, 303-330.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from manifoldid.optim.local_model import LocalModel
+
+_LONG = 15  # conjugate gradient steps after which a preconditioner pays for its probes
+_PROBES = 3  # Hessian products per preconditioner
+_LANCZOS = 30  # Hessian products of the search for negative curvature
+
+
+class Step(NamedTuple):
+    """What truncated conjugate gradients found."""
+
+    u: Tensor
+    """The tangent vector."""
+    promised: float
+    """The decrease that the quadratic model promises."""
+    at_boundary: bool
+    """Whether the trust region or negative curvature ended the search."""
+    products: int
+    """Hessian products spent."""
+
+
+@dataclass
+class Search:
+    """The state of a trust-region iteration between steps.
+
+    Attributes:
+        model: The objective around the current point.
+        tolerance: Fraction of the largest gradient norm met at which the iteration stops.
+        radius: Of the trust region, in the metric.
+        largest: The largest gradient norm met.
+        last: The step before, taken or not; None before the first.
+        scale: Diagonal of the preconditioner; None for the metric itself.
+        stopped: Why the iteration is over; empty while it goes on.
+        converged: Whether it is over because the gradient vanishes and nothing falls.
+    """
+
+    model: LocalModel
+    tolerance: float
+    radius: float = 0.0
+    largest: float = 0.0
+    last: Step | None = None
+    scale: Tensor | None = None
+    stopped: str = ""
+    converged: bool = False
+
+    def __post_init__(self):
+        self.radius = self.radius or max(1.0, len(self.model.slope) ** 0.5)
+        self.largest = max(self.largest, self.model.norm)
+
+    def advance(self) -> None:
+        """One iteration: a step that is taken, a smaller trust region, or the end."""
+        model, eps = self.model, torch.finfo(self.model.slope.dtype).eps
+        if model.norm <= self.tolerance * self.largest:
+            self._settle("the gradient vanishes to the tolerance")
+            return
+        if self.last is not None and self.last.products > _LONG:
+            self.scale = diagonal(model, self.scale)
+        step = truncated_gradients(model, self.radius, self._accuracy(), self.scale)
+        value, rounding = model.value_along(step.u), 64 * eps * abs(model.value)
+        self.last = step
+        if step.promised <= rounding and not step.at_boundary:
+            self._polish(step, value)
+            return
+        gain = (model.value - value + rounding) / (step.promised + rounding)
+        length = model.size(step.u)
+        if gain < 0.25:
+            self.radius = 0.25 * length
+        elif gain > 0.75 and step.at_boundary:
+            self.radius = 3 * self.radius
+        if gain > 0.05:
+            self._move(model.at(model.moved(step.u)))
+        elif self.radius <= eps * max(length, eps):
+            self.stopped = "no step decreases the objective: its derivatives do not fit its values"
+
+    def _accuracy(self) -> float:
+        """How far conjugate gradients reduce the gradient: superlinear at the end, never further than is asked for."""
+        share = self.model.norm / self.largest
+        return max(min(0.1, share**0.5), 0.1 * self.tolerance / share)
+
+    def _move(self, model: LocalModel) -> None:
+        self.model, self.largest = model, max(self.largest, model.norm)
+
+    def _polish(self, step: Step, value: float) -> None:
+        """Values no longer tell steps apart: gradients decide."""
+        closer = self.model.at(self.model.moved(step.u)) if value < float("inf") else self.model
+        if closer.norm < 0.5 * self.model.norm:
+            self._move(closer)
+        else:
+            self._settle("the gradient vanishes to rounding")
+
+    def _settle(self, why: str) -> None:
+        """The end, unless the point is a saddle: then a step along the direction that falls."""
+        downhill = falling(self.model)
+        if downhill is None:
+            self.stopped, self.converged = why, True
+            return
+        moves = ((sign * 0.1**k * self.radius) * downhill for k in range(12) for sign in (1.0, -1.0))
+        u = next((u for u in moves if self.model.value_along(u) < self.model.value), None)
+        if u is None:
+            self.stopped = (
+                "the gradient vanishes at a saddle, and no step along its negative curvature decreases the objective"
+            )
+            return
+        self.last = Step(u, 0.0, True, _LANCZOS)
+        self._move(self.model.at(self.model.moved(u)))
+
+
+def truncated_gradients(model: LocalModel, radius: float, accuracy: float, scale: Tensor | None = None) -> Step:
+    """Steihaug's truncated conjugate gradients on the horizontal space.
+
+    Args:
+        model: The objective around a point.
+        radius: Of the trust region, in the metric.
+        accuracy: Stop when the residual gradient is this fraction of the first.
+        scale: Diagonal (N,) of the preconditioner; None for the metric.
+    """
+    p, hp, r = torch.zeros_like(model.slope), torch.zeros_like(model.slope), model.slope
+    z = _preconditioned(model, r, scale)
+    d, rz, products = -z, float((r * z).sum()), 0
+    goal = rz * accuracy**2
+    at_boundary = False
+    for _ in range(2 * len(p) + 10):
+        if rz <= goal or rz <= 0:
+            break
+        hd, products = model.curvature(d), products + 1
+        bend = float((d * hd).sum())
+        alpha = rz / bend if bend > 0 else float("inf")
+        if bend <= 0 or model.size(p + alpha * d) >= radius:
+            tau = _to_boundary(model, p, d, radius)
+            p, hp, at_boundary = p + tau * d, hp + tau * hd, True
+            break
+        p, hp, r = p + alpha * d, hp + alpha * hd, r + alpha * hd
+        z = _preconditioned(model, r, scale)
+        new = float((r * z).sum())
+        d, rz = -z + (new / rz) * d, new
+    return Step(p, -float((model.slope * p).sum() + 0.5 * (p * hp).sum()), at_boundary, products)
+
+
+def diagonal(model: LocalModel, scale: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+    """A positive diagonal (N,) of the size of the Hessian's, from products with random signs.
+
+    The root mean square of Hz over signs z is the norm of a row of the Hessian in the units of `scale`, and positive where an
+    estimate of the diagonal itself need not be.
+
+    Args:
+        model: The objective around a point.
+        scale: The diagonal so far; None takes the metric.
+        generator: Of the signs; None is a private one seeded 0.
+    """
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    unit = torch.ones_like(model.slope) if scale is None else scale.rsqrt()
+    total = torch.zeros_like(model.slope)
+    for _ in range(_PROBES):
+        z = model.horizontal(unit * _signs(model.slope, generator))
+        total += (unit * model.curvature(z)).square()
+    rows = total.div_(_PROBES).sqrt_()  # of unit H unit; its own units are gone when scale was right
+    usual = float(rows.mean())
+    if not 0 < usual < float("inf"):
+        return unit.square().reciprocal()
+    return rows.clamp_min(1e-6 * usual) / unit.square()
+
+
+def falling(model: LocalModel, generator: torch.Generator | None = None) -> Tensor | None:
+    """A horizontal unit vector along which the objective has negative curvature, or None.
+
+    Lanczos iteration from a random vector: exact for spaces of up to 30 dimensions; beyond it sees what is not small beside the
+    largest curvature. Curvature within rounding of 0 is none.
+
+    Args:
+        model: The objective around a point.
+        generator: Of the first vector; None is a private one seeded 0.
+    """
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    noise = torch.randn(len(model.slope), generator=generator, device=generator.device, dtype=torch.float64)
+    v = model.horizontal(noise.to(model.slope))
+    vectors, lowered, products = [], [], []
+    for _ in range(min(_LANCZOS, len(v))):
+        for _ in range(2):  # twice is enough to be orthogonal to rounding
+            for e, covector in zip(vectors, lowered, strict=True):
+                v = v - (covector * v).sum() * e
+        length = model.size(v)
+        if not length > 1e-8 * (1.0 if vectors else 0.0) or not length < float("inf"):
+            break
+        v = v / length
+        vectors.append(v)
+        lowered.append(model.lowered(v))
+        products.append(model.curvature(v))
+        v = model.raised(products[-1])
+        size = model.size(v)
+        v = v / size if size > 0 else v
+    if not vectors:
+        return None
+    values, mixes = torch.linalg.eigh(torch.stack(vectors) @ torch.stack(products).mT)
+    eps = torch.finfo(values.dtype).eps
+    if not float(values[0]) < -100 * max(len(v), 10) * eps * float(values.abs().max()):
+        return None
+    return mixes[:, 0] @ torch.stack(vectors)
+
+
+def _preconditioned(model: LocalModel, r: Tensor, scale: Tensor | None) -> Tensor:
+    return model.raised(r) if scale is None else model.horizontal(model.lowered(model.raised(r)) / scale)
+
+
+def _to_boundary(model: LocalModel, p: Tensor, d: Tensor, radius: float) -> float:
+    pp, dd, both = model.size(p) ** 2, model.size(d) ** 2, model.size(p + d) ** 2
+    pd = 0.5 * (both - pp - dd)
+    return (-pd + max(pd * pd + dd * (radius * radius - pp), 0.0) ** 0.5) / dd
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randint(2, (len(like),), generator=generator, device=generator.device).to(like) * 2 - 1
