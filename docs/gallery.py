@@ -15,7 +15,7 @@ SENTENCES = {
     "choose_your_gauge": "Which group do I have? Three models, three answers, and what to do with each.",
     "is_it_identifiable": "A likelihood written at home: which combinations of its parameters do the data determine?",
     "leaderboard": "A ranking with error bars that do not depend on the anchor.",
-    "item_response": "Abilities, difficulties and slopes of a test, with the errors that the psychometric packages print.",
+    "item_response": "Difficulties and slopes of a test with missing answers: two seeds that agree, in the units of the textbook.",
     "reward_model_ensemble": "One shift per prompt: the disagreement of reward models before and after it is taken out.",
     "factor_rotation": "Bootstrapped factor loadings that swap and rotate from sample to sample, aligned.",
     "lora_gauge": "The product of two adapters is what counts: training that does not depend on how it is factored.",
