@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from manifoldid import nn
 from manifoldid.diagnose import Diagnosis, Direction, DiscreteSymmetry, Generator, NetworkDiagnosis, diagnose
-from manifoldid.ensemble import Ensemble
+from manifoldid.ensemble import Ensemble, TrainedEnsemble, train_ensemble
 from manifoldid.errors import (
     DegeneratePointError,
     DetachedWarning,
@@ -90,6 +90,7 @@ __all__ = [
     "Shift",
     "SignFlip",
     "Similarity",
+    "TrainedEnsemble",
     "Translation",
     "UnboundedEstimateError",
     "UncalibratedWarning",
@@ -103,6 +104,7 @@ __all__ = [
     "nn",
     "parameter",
     "quasi_variances",
+    "train_ensemble",
 ]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from manifoldid.errors import UncalibratedWarning
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups.base import GaugeGroup
-from manifoldid.points import HALF, Weights, as_point
+from manifoldid.points import HALF, Weights, as_point, concrete
 from manifoldid.sections import Section
 
 
@@ -91,7 +91,7 @@ class GaugeFix(nn.Module):
             return self._apply_frame(x)
 
     def _apply_frame(self, x: Tensor) -> Tensor:
-        if not self.training and not torch.compiler.is_compiling() and not self._warned and not bool(self.calibrated):
+        if not self.training and concrete(self.calibrated) and not self._warned and not bool(self.calibrated):
             self._warned = True
             warnings.warn(
                 f"{self!r} is evaluated before mid.nn.calibrate(model, loader): outputs still have the origin and unit of this "
