@@ -40,7 +40,7 @@ from manifoldid.groups import (
 )
 from manifoldid.inference import Contrast, Estimate, FitResult, QuasiVariances, WaldTest, fit, infer, quasi_variances
 from manifoldid.invariance import check_invariance
-from manifoldid.optim import Handle, attach
+from manifoldid.optim import Handle, TrustRegion, attach
 from manifoldid.sections import Reference, Section
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ __all__ = [
     "Similarity",
     "TrainedEnsemble",
     "Translation",
+    "TrustRegion",
     "UnboundedEstimateError",
     "UncalibratedWarning",
     "WaldTest",

@@ -108,6 +108,10 @@ class LocalModel:
         """The relative precision of the numbers of the point."""
         return torch.finfo(self.slope.dtype).eps
 
+    def covector_point(self) -> Point:
+        """The derivative at `x`, shaped like it."""
+        return unflatten(self.slope, self.x)
+
     def at(self, x: Point) -> "LocalModel":
         """The same objective around another point."""
         return LocalModel(self.objective, self.group, self.weights, x)
