@@ -142,7 +142,7 @@ class _GroupSpace:
 def _group_case(group: GaugeGroup, sample: Any, invariant: Any, weights: Weights) -> Case:
     x = as_float64(group.validate(sample, "sample"))
     perturb = _perturbation(lambda y: _is_regular(group, y), x)
-    space = _GroupSpace(group.geometry(weights))
+    space = _GroupSpace(group.geometry(weights).remembering())  # a check writes to none of its points
     return Case(group, space, x, perturb(x, 1), perturb(x, 2), invariant, group, perturb, normal_vector)
 
 

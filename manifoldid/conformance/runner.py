@@ -89,13 +89,19 @@ class Report:
         failed = [outcome for outcome in self.outcomes if outcome.status == "failed"]
         verdict = "passed" if self.passed else f"FAILED {len(failed)}"
         lines = [f"{self.subject}: {verdict} ({self.ran} checks ran, {len(self.skipped)} skipped)"]
-        for outcome in failed:
-            lines.append(f"  FAILED {outcome.name}: {outcome.reason}; look at `{outcome.look_at}`")
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in self.skipped.items():
-            by_reason.setdefault(reason, []).append(name)
-        lines += [f"  skipped {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+        for look_at, names in _by_value({o.name: f"{o.reason}; look at `{o.look_at}`" for o in failed}).items():
+            lines.append(f"  FAILED {', '.join(names)}: {look_at}")
+        for reason, names in _by_value(self.skipped).items():
+            lines.append(f"  skipped {', '.join(names) if len(names) <= 4 else f'{len(names)} checks'}: {reason}")
         return "\n".join(lines)
+
+
+def _by_value(reasons: dict[str, str]) -> dict[str, list[str]]:
+    """The names that share a reason, by reason."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return names
 
 
 def run_check(one: Check, case: Any) -> Outcome:

@@ -12,6 +12,7 @@ from torch import Tensor
 from manifoldid._linalg import widened
 from manifoldid.groups._euclidean import safe_root
 from manifoldid.groups._items import ItemGroup, Measure
+from manifoldid.groups._sphere_step import SphereStep
 from manifoldid.groups.geometry import Geometry
 from manifoldid.points import Weights
 
@@ -124,6 +125,12 @@ class SphereGeometry(Geometry):
         velocity = self._project(start, v) / start.size
         carried = velocity - middle * (2 * self._average(start.measure, velocity * middle) / safe)
         return end.size * self._project(end, carried)
+
+    def step_at(self, x: Tensor) -> SphereStep | None:
+        """See `Geometry.step_at`: one sphere per point."""
+        if self.items.partition is not None:
+            return None
+        return SphereStep.at(x, self.items.measure(x, self.weights).weights, self.shifts)
 
     # ------------------------------------------------------------------------------------------------ private
 

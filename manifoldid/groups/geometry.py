@@ -6,8 +6,10 @@ All methods are equivariant, take points (*batch, *event) or dicts of them in fl
 `quotient/horizontal.py` is the checked front.
 """
 
+import copy
 import math
 import operator
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +18,23 @@ from manifoldid._linalg import pushforward
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.orbit import flatten_basis, moved
 from manifoldid.points import Point, Weights, blocks_of, concrete, flat_weights, flatten, map_blocks, unflatten
+
+
+@runtime_checkable
+class StepGeometry(Protocol):
+    """What a step of an optimiser asks for at one point that has a quotient, without derivatives."""
+
+    def gradient(self, derivative: Tensor) -> Tensor:
+        """The Riemannian gradient, see `Geometry.gradient`."""
+
+    def squares(self, u: Tensor) -> Tensor:
+        """Squares of the components of `u`, see `Geometry.components`."""
+
+    def retract(self, u: Tensor) -> Tensor:
+        """The retraction along the horizontal part of `u`."""
+
+    def retract_and_carry(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """`retract(u)`, and `v` transported to it."""
 
 
 class Geometry:
@@ -32,7 +51,7 @@ class Geometry:
     def __init__(self, group: GaugeGroup, weights: Weights = None):
         self.group = group
         self.weights = weights
-        self._recent: list[tuple[list[Tensor], list[int], Canonical]] = []
+        self._recent: list[tuple[list[Tensor], list[int], Canonical]] | None = None
 
     # ------------------------------------------------------------------------------------------------ at one point
 
@@ -140,15 +159,27 @@ class Geometry:
         start, end = self._form(x), self._form(y)
         return self._push(end, self._horizontal_at(end.point, self._pull(start, x, v)))
 
+    def step_at(self, x: Point) -> "StepGeometry | None":
+        """The geometry at `x` for a step of an optimiser, without derivatives; None where there is no short cut, or no quotient."""
+        del x
+        return None
+
     # ------------------------------------------------------------------------------------------------ private
 
-    def _form(self, x: Point) -> Canonical:
-        """The canonical representative of `x`; of the last two points without derivatives it is remembered.
+    def remembering(self) -> "Geometry":
+        """A copy that remembers the canonical representatives of the last two points, for several operations at one point.
 
-        One step of an optimiser asks for it seven times, and without a closed form each answer is a Newton iteration.
+        One step of an optimiser asks for a representative seven times, and without a closed form each answer is a Newton
+        iteration. The copy is for callers that see every write to the points while they hold it: one through `.data` shows nowhere.
         """
+        other = copy.copy(self)
+        other._recent = []
+        return other
+
+    def _form(self, x: Point) -> Canonical:
+        """The canonical representative of `x`."""
         tensors = list(blocks_of(x).values())
-        if any(t.requires_grad or not concrete(t) or t.is_inference() for t in tensors):
+        if self._recent is None or any(t.requires_grad or not concrete(t) or t.is_inference() for t in tensors):
             return self.group.canonical(x, self.weights)
         versions = [t._version for t in tensors]
         for known, seen, form in self._recent:

@@ -1,5 +1,6 @@
 """Products of groups that act on different blocks of a dict point."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -187,6 +188,12 @@ class ProductGeometry(Geometry):
         super().__init__(group, weights)
         self.parts = [(f.geometry(part_of_weights(weights, of)), of) for f, of in group.factors()]
         self.isometric = all(geometry.isometric for geometry, _ in self.parts)
+
+    def remembering(self) -> "ProductGeometry":
+        """See `Geometry.remembering`: every factor does."""
+        other = copy.copy(self)
+        other.parts = [(geometry.remembering(), of) for geometry, of in self.parts]
+        return other
 
     def _each(self, x: Point, operation: Callable[[Geometry, tuple[str, ...] | str], Point]) -> Point:
         return _with(x, {of: operation(geometry, of) for geometry, of in self.parts})

@@ -270,7 +270,7 @@ class Attachment:
             new = form.point
             move_curvature(self.optimizer, bucket.moving, form, now)
         else:
-            geometry = group.geometry(bucket.section.weights)
+            geometry = group.geometry(bucket.section.weights).remembering()
             new = geometry.follow(bucket.old, map_blocks(torch.sub, now, bucket.old))
             self._check_finite(new, name)
             restart_curvature(self.optimizer)

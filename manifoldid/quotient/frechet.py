@@ -34,7 +34,7 @@ def frechet_mean(group: GaugeGroup, points: Point, weights: Weights = None) -> P
         return here.restore(frechet_mean(here.group, here.point, here.weights))
     form, points = canonicalise(group, points, weights, "points")
     members = form.point
-    geometry, mean = group.geometry(weights), map_blocks(lambda t: t[:1], members)
+    geometry, mean = group.geometry(weights).remembering(), map_blocks(lambda t: t[:1], members)
     ndim = group.batch_ndim(members)
     w = flat_weights(weights, members, ndim, group.shards)
 

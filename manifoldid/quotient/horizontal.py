@@ -135,9 +135,8 @@ class Quotient:
         Returns:
             A representative shaped like `x`. Errors as for `inner`.
         """
-        return self._vector(
-            lambda x, u: self._geometry.retract(x, self._geometry.horizontal(x, u)), x, vectors={"u": u}
-        )
+        geometry = self._geometry.remembering()
+        return self._vector(lambda x, u: geometry.retract(x, geometry.horizontal(x, u)), x, vectors={"u": u})
 
     def exp(self, x: Point, u: Point) -> Point:
         """The geodesic of the quotient from `x` with velocity `u`, at time 1. Arguments and errors as for `retract`."""

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from manifoldid.errors import DegeneratePointError, DetachedWarning, NotInvariantWarning, listed
 from manifoldid.groups.base import GaugeGroup, checked, same_value
+from manifoldid.groups.geometry import StepGeometry
 from manifoldid.points import HALF, compute_point, concrete
 from manifoldid.quotient.horizontal import Quotient
 
@@ -51,6 +52,7 @@ class QuotientManifold(geoopt.Manifold):
     ndim = 1
     reversible = False  # geoopt's samplers draw Euclidean momenta, which is the wrong law for an invariant metric
     __scaling__ = geoopt.Manifold.__scaling__.copy()
+    _within: "_Step | None" = None  # while an optimiser of geoopt takes a step
 
     def __init__(self, group: GaugeGroup, weights: Tensor | None = None):
         super().__init__()
@@ -115,6 +117,9 @@ class QuotientManifold(geoopt.Manifold):
         not be invariant.
         """
         geometry = self._geometry
+        step = self._step_at(x, u) if v is None else None
+        if step is not None:
+            return step.squares(_plain(u))
         a = _vector(geometry.components, x, u)
         b = a if v is None else _vector(geometry.components, x, v)
         return (a * b.conj()).real if a.is_complex() else a * b
@@ -137,6 +142,13 @@ class QuotientManifold(geoopt.Manifold):
         Raises:
             DegeneratePointError: `x` has no quotient. Optimisers call this once a step, so this is where they learn it.
         """
+        step = self._step_at(x, u)
+        if step is not None:  # then `x` is regular
+            if self._within is not None:
+                self._within.keep(x, step)
+            return step.gradient(_plain(u))
+        if self._within is not None:
+            self._within.close()  # the check below may end the step
         if concrete(x):
             with torch.no_grad():
                 wide = compute_point(_plain(x))
@@ -158,7 +170,10 @@ class QuotientManifold(geoopt.Manifold):
 
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """A step from `x` along the horizontal component of `u`, to second order a geodesic."""
-        geometry = self._geometry
+        step = self._step_at(x, u)
+        if step is not None:
+            return step.retract(_plain(u))
+        geometry = self._geometry.remembering()
         return _vector(lambda x, u: geometry.retract(x, geometry.horizontal(x, u)), x, u)
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
@@ -167,6 +182,9 @@ class QuotientManifold(geoopt.Manifold):
 
     def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """`retr(x, u)`, and `v` carried there."""
+        step = self._step_at(x, u, v)
+        if step is not None:
+            return step.retract_and_carry(_plain(u), _plain(v))
         y = self.retr(x, u)
         return y, self.transp(x, y, v)
 
@@ -282,6 +300,15 @@ class QuotientManifold(geoopt.Manifold):
             "proju(x, u) is without it"
         )
 
+    def _step_at(self, x: Tensor, *vectors: Tensor) -> StepGeometry | None:
+        """The short cut of the geometry for steps of optimisers: no derivatives are asked for, nothing is broadcast."""
+        if torch.is_grad_enabled() or x.dtype in HALF or x.is_complex():
+            return None
+        if any(v.shape != x.shape or v.dtype != x.dtype or not concrete(v) for v in (x, *vectors)):
+            return None
+        known = self._within.known(x) if self._within is not None else None
+        return known or self._geometry.step_at(_plain(x))
+
     def _kept(self, value: Tensor, x: Tensor, other: Tensor) -> Tensor:
         return value.reshape(value.shape + (1,) * (max(x.ndim, other.ndim) - value.ndim))
 
@@ -331,18 +358,52 @@ def _inner(geometry, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
     return _vector(geometry.inner, x, u, v)
 
 
-# ------------------------------------------------------------------------ what geoopt's optimisers do wrong, where it happens
+# ------------------------------------------------------------------------------------------------ steps of geoopt's optimisers
+
+
+class _Step:
+    """The geometry at the point that an optimiser is about to move, for its calls after `egrad2rgrad`.
+
+    It is open during one step of `RiemannianAdam` or `RiemannianSGD` without closure, where nobody else can write to the point.
+    """
+
+    def __init__(self, manifolds: list[QuotientManifold]):
+        self._open = True
+        self._known: tuple[Tensor, int, StepGeometry] | None = None
+        self._manifolds = manifolds
+        for manifold in manifolds:
+            manifold._within = self
+
+    def close(self) -> None:
+        """Forgets everything, for good."""
+        self._open, self._known = False, None
+        for manifold in self._manifolds:
+            manifold._within = None
+        self._manifolds = []
+
+    def keep(self, x: Tensor, step: StepGeometry) -> None:
+        """Remembers the geometry at `x`, and only that."""
+        if self._open:
+            self._known = (x, x._version, step)
+
+    def known(self, x: Tensor) -> StepGeometry | None:
+        """The geometry at `x`, if it is the point of the last gradient and was not moved since."""
+        if self._known is None or self._known[0] is not x or self._known[1] != x._version:
+            return None
+        return self._known[2]
+
+
+# what they do wrong, where it happens
 
 _IGNORED = ("maximize", "foreach", "fused", "capturable", "differentiable")
 
 
 def _before_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-    """Looks, before every first step of an optimiser of geoopt, for what it gets wrong on a quotient.
+    """Looks, before the first step of an optimiser of geoopt, for what it gets wrong on a quotient; opens a `_Step`.
 
     Raises:
         ValueError: An option is set that geoopt ignores, or the optimiser is a sampler.
     """
-    del args, kwargs
     if not isinstance(optimizer, geoopt.optim.mixin.OptimMixin):
         return
     for group in optimizer.param_groups:
@@ -366,6 +427,22 @@ def _before_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
                 NotInvariantWarning,
                 stacklevel=3,
             )
+    if type(optimizer) in (geoopt.optim.RiemannianAdam, geoopt.optim.RiemannianSGD) and len(args) == 1 and not kwargs:
+        _Step(_manifolds(optimizer))
+
+
+def _after_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+    """Closes what `_before_step` has opened."""
+    if isinstance(optimizer, geoopt.optim.mixin.OptimMixin):
+        for manifold in _manifolds(optimizer):
+            if manifold._within is not None:
+                manifold._within.close()
+
+
+def _manifolds(optimizer: Optimizer) -> list[QuotientManifold]:
+    """The quotients that the parameters of an optimiser are on."""
+    manifolds = [getattr(p, "manifold", None) for group in optimizer.param_groups for p in group["params"]]
+    return [manifold for manifold in manifolds if isinstance(manifold, QuotientManifold)]
 
 
 def _before_registration(module: torch.nn.Module, name: str, new: torch.nn.Parameter | None) -> None:
@@ -381,6 +458,7 @@ def _before_registration(module: torch.nn.Module, name: str, new: torch.nn.Param
 
 
 register_optimizer_step_pre_hook(_before_step)
+register_optimizer_step_post_hook(_after_step)
 register_module_parameter_registration_hook(_before_registration)
 
 __all__ = ["QuotientManifold", "parameter"]
