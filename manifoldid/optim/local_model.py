@@ -96,7 +96,8 @@ class LocalModel:
         self.objective, self.group, self.weights, self.x = objective, group, weights, x
         w = flat_weights(weights, x, group.batch_ndim(x))
         # a metric needs positive weights; items of weight 0 only leave the definition of the origin to the others
-        self.geometry = (group.geometry(weights if w is None or bool((w > 0).all()) else None)).remembering()
+        geometry = group.geometry(weights if w is None or bool((w > 0).all()) else None)
+        self.geometry = geometry.remembering()  # nobody writes to `x` while the model lives
         expansion = objective.expand(x)
         self.value, self.slope, self._euclidean = float(expansion.value), expansion.covector, expansion.curvature
         self._bend = self._bend_of_retraction()
