@@ -38,7 +38,17 @@ from manifoldid.groups import (
     Similarity,
     Translation,
 )
-from manifoldid.inference import Contrast, Estimate, FitResult, QuasiVariances, WaldTest, fit, infer, quasi_variances
+from manifoldid.inference import (
+    Contrast,
+    Estimate,
+    FitResult,
+    PairwiseContrasts,
+    QuasiVariances,
+    WaldTest,
+    fit,
+    infer,
+    quasi_variances,
+)
 from manifoldid.invariance import check_invariance
 from manifoldid.optim import Handle, TrustRegion, attach
 from manifoldid.sections import Reference, Section
@@ -74,6 +84,7 @@ __all__ = [
     "NotInvariantError",
     "NotInvariantWarning",
     "Orthogonal",
+    "PairwiseContrasts",
     "Parts",
     "Permutation",
     "Phase",

@@ -119,6 +119,8 @@ def contrasts(
     apart = (low > 0) | (high < 0)
     axes.axvline(0.0, color=_MEAN, linewidth=0.8)
     for chosen, colour in ((apart, _MEAN), (~apart, _MEMBER)):
+        if not bool(chosen.any()):
+            continue
         reach = torch.stack([values - low, high - values])[:, chosen].numpy()
         axes.errorbar(
             values[chosen].numpy(),

@@ -110,3 +110,24 @@ def test_plot_without_matplotlib_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'manifoldid\[plot\]'"):
         estimate.plot()
+
+
+def test_pairs_are_drawn_against_one_item_or_all():
+    fit = mid.fit(nll, torch.zeros(3, dtype=torch.float64), mid.Translation())
+    pairs = mid.infer(nll, fit.point, mid.Translation(), names=["a", "b", "c"]).pairwise()
+    assert labels_from_the_top(pairs.plot()) == ["a - b", "a - c", "b - c"]
+    axes = pairs.plot("b")
+    assert labels_from_the_top(axes) == ["a - b", "c - b"]
+    low, high = pairs.simultaneous_interval()
+    ends = torch.cat([spans(axes, k) for k in range(len(axes.containers))], 1)
+    assert sorted(ends[0].tolist()) == pytest.approx(sorted(low[[0, 2], 1].tolist()))
+    assert sorted(ends[1].tolist()) == pytest.approx(sorted(high[[0, 2], 1].tolist()))
+    with pytest.raises(ValueError, match="`against` must be one of the labels a, b, c, got 'd'"):
+        pairs.plot("d")
+
+
+def test_too_many_pairs_for_one_picture_are_refused():
+    many = mid.PairwiseContrasts(torch.arange(30.0), torch.eye(30), list(range(30)))
+    with pytest.raises(ValueError, match="`against` must name one item: all 435 pairs"):
+        many.plot()
+    assert len(many.plot(3).get_yticks()) == 29

@@ -73,7 +73,7 @@ def _estimate(nll: Likelihood, start: Any, group: GaugeGroup, weights: Weights, 
     Raises:
         NotConvergedError: The fit did not get there.
     """
-    result = fit(nll, start, group, weights)
+    result = fit(nll, start, group, weights, names=names)
     if not result.converged:
         raise NotConvergedError(f"the fit stopped early: {result.message}")
     infer(nll, result.point, group, weights, names=names)  # a fit alone does not notice pools that never met

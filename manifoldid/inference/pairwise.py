@@ -2,14 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from manifoldid.errors import listed
 from manifoldid.inference.contrast import critical_value, half_of
 from manifoldid.inference.presentation import Column, rendered
+from manifoldid.plots import contrasts
 from manifoldid.points import flatten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_DRAWN = 200  # pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +83,42 @@ class PairwiseContrasts:
             for i in range(len(self.labels))
             for j in range(i + 1, len(self.labels))
         ]
+
+    def plot(
+        self,
+        against: str | int | None = None,
+        axes: "Axes | None" = None,
+        level: float = 0.95,
+        generator: torch.Generator | None = None,
+    ) -> "Axes":
+        """Draws the differences with their simultaneous intervals; those that miss 0 are dark.
+
+        Args:
+            against: The label of one item: only the differences of the others with it.
+            axes: Where to draw; default a figure of its own.
+            level: Probability that all intervals, also those not drawn, hold.
+            generator: Of the simulation.
+
+        Returns:
+            The axes; `axes.figure.savefig(path)` writes the picture.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: `against` is no label, more than 200 pairs would be drawn, or `level` is not between 0 and 1.
+        """
+        labels = list(self.labels)
+        i, j = torch.triu_indices(len(labels), len(labels), offset=1)
+        if against is not None:
+            if against not in labels:
+                raise ValueError(f"`against` must be one of the labels {listed(labels)}, got {against!r}")
+            j = torch.full((len(labels) - 1,), labels.index(against))
+            i = torch.tensor([k for k in range(len(labels)) if k != labels.index(against)])
+        if len(i) > _DRAWN:
+            raise ValueError(f"`against` must name one item: all {len(i)} pairs cannot be told apart in one picture")
+        low, high = self.simultaneous_interval(level, generator=generator)
+        names = [f"{labels[a]} - {labels[b]}" for a, b in zip(i.tolist(), j.tolist(), strict=True)]
+        meaning = f"difference, {level:.0%} intervals that hold together"
+        return contrasts(self.value[i, j], low[i, j], high[i, j], names, meaning, axes)
 
     def __str__(self) -> str:
         rows = self.table()

@@ -75,6 +75,8 @@ def test_a_replicate_without_an_estimate_is_an_error_unless_it_is_to_be_dropped(
 def test_names_are_used_where_a_replicate_falls_apart():
     with pytest.raises(mid.NotIdentifiableError, match="items Ann, Bob; items Cyd, Dan"):
         bootstrap(6, some(APART), names=NAMES)
+    with pytest.raises(mid.UnboundedEstimateError, match="Cyd"):
+        bootstrap(6, some(SEPARATED), names=NAMES)
 
 
 def test_errors_of_the_caller_are_not_taken_for_failures():
