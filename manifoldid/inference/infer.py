@@ -14,7 +14,7 @@ from manifoldid.inference.information import DenseInverse, jacobian
 from manifoldid.inference.names import Names, checked_names
 from manifoldid.inference.objective import Likelihood, check_likelihood, prepared
 from manifoldid.invariance import default_tolerance
-from manifoldid.optim.local_model import derivative
+from manifoldid.optim.local_model import FunctionObjective
 from manifoldid.points import Point, Weights, flatten, unflatten
 
 _STATIONARY = 1e-3  # standard errors
@@ -83,11 +83,9 @@ def _inverse(gradient: Tensor, hessian: Tensor, x: Point, group: GaugeGroup, nam
 
 def _derivatives(nll: Likelihood, x: Point) -> tuple[Tensor, Tensor]:
     """Gradient (N,) and Hessian (N, N) beside `flatten(x)`."""
-    with torch.enable_grad():
-        leaf = flatten(x).clone().requires_grad_()
-        gradient = derivative(nll(unflatten(leaf, x)).reshape(()), leaf, create_graph=True)
-        rows = [derivative(entry, leaf) for entry in gradient]
-    return gradient.detach(), torch.stack(rows).detach()
+    here = FunctionObjective(nll).expand(x)
+    unit = torch.eye(len(here.covector), dtype=here.covector.dtype, device=here.covector.device)
+    return here.covector, torch.stack([here.curvature(row) for row in unit])
 
 
 def _score_information(nll: Likelihood, nll_terms: Callable[[Any], Tensor], x: Point) -> Tensor:

@@ -1,5 +1,6 @@
 """The inverse of the observed information, as a matrix or as something that solves with it."""
 
+import warnings
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 from manifoldid.optim.local_model import derivative
+
+_BATCHED = 2**22  # numbers of a Jacobian that is computed in one batch
 
 
 @runtime_checkable
@@ -43,7 +46,19 @@ class DenseInverse:
 
 
 def jacobian(fn: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """Derivative (k, N) of a vector function, by reverse mode row by row: works for whatever torch can differentiate."""
+    """Derivative (k, N) of a vector function, by reverse mode: all rows in one batch, row by row where torch cannot batch."""
     with torch.enable_grad():
         leaf = at.detach().clone().requires_grad_()
-        return torch.stack([derivative(entry, leaf) for entry in fn(leaf)]).detach()
+        value = fn(leaf)
+        if value.requires_grad and 1 < len(value) * len(leaf) <= _BATCHED:
+            unit = torch.eye(len(value), dtype=value.dtype, device=value.device)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")  # torch warns where it batches by a loop of its own
+                    (rows,) = torch.autograd.grad(
+                        value, leaf, unit, is_grads_batched=True, retain_graph=True, allow_unused=True
+                    )
+                return torch.zeros_like(unit[:, :1] * leaf) if rows is None else rows.detach()
+            except (RuntimeError, UserWarning):
+                pass  # some operation of a user has no batching rule: it is differentiated row by row
+        return torch.stack([derivative(entry, leaf) for entry in value]).detach()

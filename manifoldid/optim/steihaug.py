@@ -14,7 +14,7 @@ from manifoldid.optim.local_model import LocalModel
 
 _LONG = 15  # conjugate gradient steps after which a preconditioner pays for its probes
 _PROBES = 3  # Hessian products per preconditioner
-_LANCZOS = 30  # Hessian products of the search for negative curvature
+_LANCZOS = 10  # Hessian products of the search for negative curvature
 
 
 class Step(NamedTuple):
@@ -84,9 +84,9 @@ class Search:
             self.stopped = "no step decreases the objective: its derivatives do not fit its values"
 
     def _accuracy(self) -> float:
-        """How far conjugate gradients reduce the gradient: superlinear at the end, never further than is asked for."""
+        """How far conjugate gradients reduce the gradient: quadratic at the end, never further than is asked for."""
         share = self.model.norm / self.largest
-        return max(min(0.1, share**0.5), 0.1 * self.tolerance / share)
+        return max(min(0.1, share), 0.1 * self.tolerance / share)
 
     def _move(self, model: LocalModel) -> None:
         self.model, self.largest = model, max(self.largest, model.norm)
@@ -174,7 +174,7 @@ def diagonal(model: LocalModel, scale: Tensor | None = None, generator: torch.Ge
 def falling(model: LocalModel, generator: torch.Generator | None = None) -> Tensor | None:
     """A horizontal unit vector along which the objective has negative curvature, or None.
 
-    Lanczos iteration from a random vector: exact for spaces of up to 30 dimensions; beyond it sees what is not small beside the
+    Lanczos iteration from a random vector: exact for spaces of up to 10 dimensions; beyond it sees what is not small beside the
     largest curvature. Curvature within rounding of 0 is none.
 
     Args:
@@ -184,28 +184,26 @@ def falling(model: LocalModel, generator: torch.Generator | None = None) -> Tens
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     noise = torch.randn(len(model.slope), generator=generator, device=generator.device, dtype=torch.float64)
     v = model.horizontal(noise.to(model.slope))
-    vectors, lowered, products = [], [], []
-    for _ in range(min(_LANCZOS, len(v))):
-        for _ in range(2):  # twice is enough to be orthogonal to rounding
-            for e, covector in zip(vectors, lowered, strict=True):
-                v = v - (covector * v).sum() * e
-        length = model.size(v)
-        if not length > 1e-8 * (1.0 if vectors else 0.0) or not length < float("inf"):
-            break
-        v = v / length
-        vectors.append(v)
-        lowered.append(model.lowered(v))
-        products.append(model.curvature(v))
-        v = model.raised(products[-1])
+    count = min(_LANCZOS, len(v))
+    vectors, covectors, products = (v.new_zeros(count, len(v)) for _ in range(3))
+    for k in range(count):
+        for _ in range(2 if k else 0):  # twice is enough to be orthogonal to rounding
+            v = v - (covectors[:k] @ v) @ vectors[:k]
         size = model.size(v)
-        v = v / size if size > 0 else v
-    if not vectors:
+        if not (1e-8 if k else 0.0) < size < float("inf"):
+            count = k
+            break
+        vectors[k] = v / size
+        covectors[k], products[k] = model.lowered(vectors[k]), model.curvature(vectors[k])
+        v = model.raised(products[k])
+        v = v / max(model.size(v), torch.finfo(v.dtype).tiny)
+    if not count:
         return None
-    values, mixes = torch.linalg.eigh(torch.stack(vectors) @ torch.stack(products).mT)
+    values, mixes = torch.linalg.eigh(vectors[:count] @ products[:count].mT)
     eps = torch.finfo(values.dtype).eps
     if not float(values[0]) < -100 * max(len(v), 10) * eps * float(values.abs().max()):
         return None
-    return mixes[:, 0] @ torch.stack(vectors)
+    return mixes[:, 0] @ vectors[:count]
 
 
 def _preconditioned(model: LocalModel, r: Tensor, scale: Tensor | None) -> Tensor:
