@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manifoldid.groups._in_place import standardise
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups._sphere import SphereGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.reference import reference_items
-from manifoldid.groups.scaling import divided, divided_in_place, per_block, root_mean_square
+from manifoldid.groups.scaling import divided, per_block
 from manifoldid.points import Point, Weights
 
 
@@ -77,11 +78,9 @@ class Affine(ItemGroup):
     def settle(self, x: Tensor) -> Canonical | None:
         if self.partition is not None:
             return None
-        mean = self.measure(x).mean(x)
-        form = divided_in_place(x.sub_(mean), root_mean_square(x, self))
-        rounding = torch.finfo(x.dtype).eps * mean.abs()
-        regular = (form.xi.exp() > rounding) & (form.regular if form.regular is not None else True)
-        return Canonical(form.point, self._join(form.xi, mean), regular)
+        mean, size = standardise(x, shift=True, scale=True, shards=self.shards)
+        regular = size >= torch.finfo(x.dtype).tiny + torch.finfo(x.dtype).eps * mean.abs()
+        return Canonical(x, self._join(torch.where(regular, size, torch.ones_like(size)).log(), mean), regular)
 
     def _scale_spread(self, measure):
         return (lambda value: value) if self.common_scale else measure.spread

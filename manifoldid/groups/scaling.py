@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manifoldid.groups._in_place import standardise
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups._sphere import SphereGeometry
 from manifoldid.groups.base import Canonical
@@ -47,7 +48,11 @@ class Scaling(ItemGroup):
         return divided(x, size, regular, measure.spread)
 
     def settle(self, x: Tensor) -> Canonical | None:
-        return None if self.partition is not None else divided_in_place(x, root_mean_square(x, self))
+        if self.partition is not None:
+            return None
+        _, size = standardise(x, shift=False, scale=True, shards=self.shards)
+        regular = size >= torch.finfo(x.dtype).tiny
+        return Canonical(x, torch.where(regular, size, torch.ones_like(size)).log(), regular)
 
     def closest(self, x: Tensor, to: Tensor, weights: Weights = None) -> Canonical:
         measure = self.measure(x, weights)
@@ -74,34 +79,6 @@ def divided(x: Tensor, size: Tensor, regular: Tensor, spread) -> Canonical:
     safe = torch.where(regular, size, torch.ones_like(size))
     quotient = x / spread(safe)
     return Canonical(torch.where(spread(regular), quotient, torch.zeros_like(quotient)), safe.log(), regular)
-
-
-def root_mean_square(x: Tensor, group: ItemGroup) -> Tensor:
-    """Root mean square over the items of a contiguous tensor, on all ranks that `group` knows of; shape (*batch, 1)."""
-    norm = norm_of_many(x)
-    if group.shards is None:
-        return norm / x.shape[-1] ** 0.5
-    return (group.across(norm.square()) / group.shards.count(x.shape[-1], x)).sqrt()
-
-
-def norm_of_many(x: Tensor) -> Tensor:
-    """The norm over the last dimension of a contiguous tensor, kept; in two stages, which float32 needs past 1e6 items."""
-    items = x.shape[-1]
-    if items < 1 << 16:
-        return torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    stage = 1 << max(0, (items.bit_length() - 1) // 2)
-    head = items - items % stage
-    norms = torch.linalg.vector_norm(x[..., :head].unflatten(-1, (-1, stage)), dim=-1)
-    if head < items:
-        norms = torch.cat([norms, x[..., head:]], dim=-1)
-    return torch.linalg.vector_norm(norms, dim=-1, keepdim=True)
-
-
-def divided_in_place(x: Tensor, size: Tensor) -> Canonical:
-    """`divided` for a single block, in place."""
-    regular = size > 0
-    safe = torch.where(regular, size, torch.ones_like(size))
-    return Canonical(x.div_(safe), safe.log(), regular)
 
 
 def per_block(group: ItemGroup, velocity: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from manifoldid.distributed import Local, kept, local_value, localised
@@ -85,8 +85,9 @@ class Bucket:
     section: Section
     members: list[Member]
     old: Point | None = None
-    scratch: Tensor | None = None
     moving: list[Member] = field(default_factory=list)
+    scratch: Tensor | None = None
+    _rows: list[Tensor] = field(default_factory=list)
 
     def stacked(self) -> Point:
         """The points of the moving members, in the computing dtype, with a leading dimension when there are several."""
@@ -109,19 +110,30 @@ class Bucket:
         """Puts flat points back on their section by the group's short cut; None, with nothing changed, where there is none."""
         if self.section.weights is not None or "" not in self.members[0].parameters:
             return None
-        tensors = [local_value(member.parameters[""]) for member in self.moving]
+        tensors = [_plain(member.parameters[""]) for member in self.moving]
         if tensors[0].dtype in HALF or not all(t.is_contiguous() for t in tensors):
             return None
         if len(tensors) == 1:
-            return self.section.group.settle(tensors[0])
-        if self.scratch is None or self.scratch.shape[0] != len(tensors):
-            self.scratch = torch.stack(tensors)
-        rows = self.scratch.unbind(0)
-        torch._foreach_copy_(rows, tensors)
-        form = self.section.group.settle(self.scratch)
+            return self.section.group.settle(tensors[0].detach())
+        scratch = self._gathered(tensors)
+        form = self.section.group.settle(scratch)
         if form is not None:
-            torch._foreach_copy_(tensors, rows)
+            torch._foreach_copy_(tensors, self._rows)
         return form
+
+    def _gathered(self, tensors: list[Tensor]) -> Tensor:
+        """`tensors` of equal shape in the scratch buffer, which is the only memory that a step takes."""
+        like, count = tensors[0], len(tensors)
+        scratch = self.scratch
+        if scratch is None or (scratch.shape, scratch.dtype, scratch.device) != (
+            (count, *like.shape),
+            like.dtype,
+            like.device,
+        ):
+            with torch.inference_mode(False):  # a buffer made in inference mode could not be written outside of it
+                scratch = torch.empty(count, *like.shape, dtype=like.dtype, device=like.device)
+            self.scratch, self._rows = scratch, list(scratch.unbind(0))
+        return torch.stack(tensors, out=scratch)
 
     def write(self, value: Point) -> None:
         """Copies a stacked point into the parameters."""
@@ -376,6 +388,11 @@ class Attachment:
             stacklevel=3,
         )
         return type(self.optimizer).__reduce_ex__(self.optimizer, protocol)
+
+
+def _plain(parameter: Tensor) -> Tensor:
+    """A tensor to compute with, without derivatives, that shares the memory of `parameter`; itself where that is enough."""
+    return parameter if type(parameter) in (Tensor, nn.Parameter) else local_value(parameter)
 
 
 def _stacks(member: Member) -> bool:
