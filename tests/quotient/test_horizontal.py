@@ -267,7 +267,7 @@ def test_dict_points():
     assert set(step) == set(x)
     close(quotient.dist(quotient.exp(x, step), y), torch.zeros((), dtype=torch.float64), atol=1e-12)
     close(quotient.norm(x, step), quotient.dist(x, y))
-    close(step["home"], y["home"] - x["home"])
+    close(step["free"], y["free"] - x["free"])
 
 
 def test_quotients_are_values():
