@@ -57,6 +57,11 @@ def sharded(group: GaugeGroup, process_group: "dist.ProcessGroup | None" = None)
     return group.on_shards(Spread((process_group or dist.group.WORLD,)))
 
 
+def default_group() -> Any:
+    """The default process group; None when `torch.distributed` is not initialised."""
+    return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+
+
 @dataclass(frozen=True)
 class Spread:
     """The `Shards` of items over the ranks of process groups, one per dimension of a mesh that they are spread over."""

@@ -297,6 +297,34 @@ def replicated_parameters_stay_the_same_bits_under_ddp(rank):
     close(model.scores.detach().mean(), torch.tensor(0.0), 1e-6)
 
 
+def scorer(head):
+    torch.manual_seed(3)
+    return torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.Softplus(), head).double()
+
+
+def calibrated_frames_are_those_of_the_population_of_all_ranks(rank):
+    population = torch.randn(11, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    for group in (mid.Translation(), mid.Scaling(), mid.PositiveScaling(), mid.Affine()):
+        for batches in ([population[:7], population[7:]], [population, None]):  # in the second a rank has no examples
+            alone, model = scorer(mid.nn.GaugeFix(group, over="batch")), scorer(mid.nn.GaugeFix(group, over="batch"))
+            mid.nn.calibrate(alone, [population], process_group=None)
+            mine = [] if batches[rank] is None else list(batches[rank].split(3))
+            mid.nn.calibrate(torch.nn.parallel.DistributedDataParallel(model), mine)
+            close(model[-1].frame, alone[-1].frame)
+            with counted_bytes() as counted:
+                model.eval()(population)
+            assert counted.bytes == 0
+    model = scorer(mid.nn.GaugeFix(mid.Affine(), over="batch"))
+    with pytest.raises(ValueError if rank == 1 else RuntimeError, match="finite" if rank == 2 else "shape|rank 1"):
+        mid.nn.calibrate(model, [population if rank == 0 else population[:, None]])
+    with pytest.raises(ValueError, match="empty on all ranks"):
+        mid.nn.calibrate(model, [])
+    with torch.no_grad():
+        model[0].bias += rank
+    with pytest.raises(ValueError, match="other parameters on other ranks"):
+        mid.nn.calibrate(model, [population])
+
+
 def a_rank_that_does_not_come_is_an_error_not_a_hang(rank):
     """The last check: it leaves the process group broken."""
     if rank == 0:
@@ -316,6 +344,7 @@ CHECKS = [
     an_error_on_one_rank_is_an_error_on_both,
     the_attached_gauge_is_looked_at_over_all_ranks,
     replicated_parameters_stay_the_same_bits_under_ddp,
+    calibrated_frames_are_those_of_the_population_of_all_ranks,
     a_rank_that_does_not_come_is_an_error_not_a_hang,
 ]
 
