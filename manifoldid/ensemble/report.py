@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from manifoldid.distributed import whole
-from manifoldid.inference.names import Names, chosen_names, item_labels, real_shape
+from manifoldid.inference.names import Names, chosen_names, item_labels
 from manifoldid.inference.presentation import Column, rendered
 from manifoldid.plots import before_and_after
 from manifoldid.points import blocks_of, flatten, is_dict, like_point
@@ -27,9 +27,9 @@ def ensemble_rows(ensemble: "Ensemble", names: Names, section: SectionLike, bloc
     several = is_dict(means) and len(means) > 1 and block is None
     rows = []
     for of in list(blocks_of(means)) if block is None else [block]:
-        labels = item_labels(called, of, real_shape(blocks_of(means)[of]))
+        labels = item_labels(called, of, blocks_of(means)[of].shape)  # a complex number is one row: its deviation is real
         counts = [len(ensemble)] * len(labels) if ensemble.observed is None else ensemble.counts.tolist()
-        columns = (flatten(blocks_of(t)[of]).tolist() for t in (means, deviations))
+        columns = (blocks_of(t)[of].flatten().tolist() for t in (means, deviations))
         for label, mean, deviation, count in zip(labels, *columns, counts, strict=True):
             row = {
                 "item": label,

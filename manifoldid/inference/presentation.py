@@ -82,6 +82,8 @@ def _decimals(rows: Sequence[Mapping[str, Any]], key: str) -> int | None:
 def _shown(entry: Any, decimals: int | None) -> str:
     if entry is None:
         return ""
+    if isinstance(entry, complex):
+        return f"{entry:.4g}"
     if not isinstance(entry, float):
         return str(entry)
     return f"{entry:.4g}" if decimals is None or not math.isfinite(entry) else f"{entry:.{decimals}f}"

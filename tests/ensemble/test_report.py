@@ -100,3 +100,13 @@ def test_what_a_member_did_not_see_is_not_drawn():
     values = members().masked_fill(~observed, 1e6)
     axes = mid.Ensemble(values, mid.Translation(), observed=observed).plot()
     assert axes.get_xlim()[1] < 1e3
+
+
+def test_a_complex_number_is_one_row_with_a_real_deviation():
+    z = torch.randn(10, 3, generator=torch.Generator().manual_seed(0), dtype=torch.complex128)
+    ensemble = mid.Ensemble(z, mid.Phase(), names=["x", "y", "z"])
+    rows = ensemble.table()
+    assert [row["item"] for row in rows] == ["x", "y", "z"]
+    assert [row["mean"] for row in rows] == ensemble.mean().tolist()
+    assert [row["standard_deviation"] for row in rows] == ensemble.std().tolist()
+    assert "j" in str(ensemble).splitlines()[3]
