@@ -74,13 +74,15 @@ class Estimate:
 
         Raises:
             NotEstimableError: `fn` sees the gauge.
-            ValueError: `fn` returns a matrix.
+            ValueError: `fn` returns a matrix, or has no autograd graph to the point.
         """
         self._check(fn, "`fn`")
         value = torch.as_tensor(fn(self.point)).detach()
         if value.ndim > 1:
             raise ValueError(f"`fn` must return a number or a vector, got shape {tuple(value.shape)}")
-        rows = jacobian(lambda v: torch.as_tensor(fn(unflatten(v, self.point))).reshape(-1), flatten(self.point))
+        rows = jacobian(
+            lambda v: torch.as_tensor(fn(unflatten(v, self.point))).reshape(-1), flatten(self.point), "`fn`"
+        )
         return Contrast(value, self._inverse.times(rows) @ rows.mT)
 
     def quasi_variances(self, block: str | None = None, section: SectionLike = None) -> QuasiVariances:
@@ -219,7 +221,7 @@ class Estimate:
         return self._covariance_on(self._section(None))
 
     def _covariance_on(self, move: Callable[[Any], Any]) -> Tensor:
-        rows = jacobian(lambda v: flatten(move(unflatten(v, self.point))), flatten(self.point))
+        rows = jacobian(lambda v: flatten(move(unflatten(v, self.point))), flatten(self.point), "`section`")
         return rows @ self._inverse.dense() @ rows.mT
 
     def _range(self, block: str | None) -> tuple[int, int]:

@@ -99,5 +99,5 @@ def _score_information(nll: Likelihood, nll_terms: Callable[[Any], Tensor], x: P
         raise ValueError(
             f"`nll_terms` sum to {total:.8g}, but `nll` is {value:.8g}: nll must be their sum, not their mean"
         )
-    scores = jacobian(lambda v: nll_terms(unflatten(v, x)), flatten(x))
+    scores = jacobian(lambda v: nll_terms(unflatten(v, x)), flatten(x), "`nll_terms`")
     return scores.mT @ scores

@@ -45,11 +45,20 @@ class DenseInverse:
         return self._matrix
 
 
-def jacobian(fn: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """Derivative (k, N) of a vector function, by reverse mode: all rows in one batch, row by row where torch cannot batch."""
-    with torch.enable_grad():
+def jacobian(fn: Callable[[Tensor], Tensor], at: Tensor, who: str) -> Tensor:
+    """Derivative (k, N) of a vector function, by reverse mode: all rows in one batch, row by row where torch cannot batch.
+
+    Raises:
+        ValueError: `who`, the name of the function, returns a value without a graph: its error would silently be 0.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
         leaf = at.detach().clone().requires_grad_()
         value = fn(leaf)
+        if not value.requires_grad:
+            raise ValueError(
+                f"{who} has no autograd graph to the point: it does not depend on it, has no derivative (a comparison, a rank), or "
+                "detach(), .item(), numpy or no_grad() cuts it; an ensemble gives such functions a spread"
+            )
         if value.requires_grad and 1 < len(value) * len(leaf) <= _BATCHED:
             unit = torch.eye(len(value), dtype=value.dtype, device=value.device)
             try:

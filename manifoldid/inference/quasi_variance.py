@@ -106,8 +106,9 @@ def _sides(directions: Tensor, called: Sequence[object]) -> str:
 
 def _checked(covariance: Tensor) -> Tensor:
     if not isinstance(covariance, Tensor) or not covariance.is_floating_point():
+        what = covariance.dtype if isinstance(covariance, Tensor) else type(covariance).__name__
         raise TypeError(
-            f"`covariance` must be a floating tensor (n, n), got {getattr(covariance, 'dtype', type(covariance).__name__)}"
+            f"`covariance` must be a floating tensor (n, n), got {what}; use torch.as_tensor(covariance).double()"
         )
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1] or not len(covariance):
         raise ValueError(f"`covariance` must be a square matrix (n, n), got shape {tuple(covariance.shape)}")

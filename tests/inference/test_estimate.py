@@ -227,3 +227,32 @@ def test_complex_points_have_a_row_for_each_part():
 
     rows = fitted(distance, torch.ones(2, dtype=torch.complex128), mid.Product(), names=["p", "q"]).table()
     assert [row["item"] for row in rows] == ["p[0]", "p[1]", "q[0]", "q[1]"]
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: x[0] > x[1],
+        lambda x: (x[0] - x[1]).detach(),
+        lambda x: x.argsort().double(),
+        lambda x: torch.tensor(1.0),
+    ],
+    ids=["comparison", "detached", "ranks", "constant"],
+)
+def test_a_function_without_a_derivative_is_refused_not_given_an_error_of_zero(plain, fn):
+    with pytest.raises(ValueError, match="`fn` has no autograd graph"):
+        plain.contrast(fn)
+
+
+def test_a_section_without_a_derivative_is_refused(plain):
+    with pytest.raises(ValueError, match="`section` has no autograd graph"):
+        plain.covariance(section=lambda x: (x - x.mean()).detach())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_errors_are_the_same_where_gradients_are_off(plain, mode):
+    wanted = plain.contrast(lambda x: x[0] - x[1]).standard_error
+    with mode():
+        fresh = mid.infer(nll, plain.point, mid.Translation()) if mode is torch.no_grad else plain
+        assert fresh.contrast(lambda x: x[0] - x[1]).standard_error == pytest.approx(float(wanted))
+        assert fresh.standard_errors(mid.Reference(mid.Translation(), 1))[0] == pytest.approx(float(wanted))
