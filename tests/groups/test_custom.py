@@ -7,17 +7,6 @@ from cases import AsinhShift, positive, randn
 import manifoldid as mid
 
 
-class Lorentz(mid.MatrixGroup):
-    """Boosts of rows (t, x): a matrix group that gives its matrices."""
-
-    dim = 1
-
-    def exp(self, xi):
-        one = torch.ones_like(xi[..., 0])
-        generator = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=xi.dtype, device=xi.device)
-        return torch.linalg.matrix_exp(xi[..., None] * generator) * one[..., None, None]
-
-
 class InverseSquare(mid.GaugeGroup):
     """x -> (x^-2 + t)^(-1/2) on x > 0: incomplete, a large negative t has no image."""
 
@@ -52,42 +41,6 @@ class Everything(mid.GaugeGroup):
 
     def act(self, xi, x):
         return x + xi.sum(-1, keepdim=True)
-
-
-def interval(x):
-    return x[..., 0].square() - x[..., 1].square()
-
-
-def test_matrix_groups_are_made_of_their_matrices():
-    x = randn(6, 2)
-    x[:, 0] += 3
-    mid.check_invariance(interval, x, Lorentz())
-    report = mid.conformance.check_group(Lorentz(), x, invariant=interval)
-    assert report.passed, str(report)
-    moved = Lorentz().act(torch.tensor([0.8]).double(), x)
-    torch.testing.assert_close(mid.Section(Lorentz())(moved), mid.Section(Lorentz())(x))
-    assert (mid.Section(Lorentz())(x).norm() <= x.norm()).all()  # least norm on the orbit
-
-
-def test_matrix_groups_attach_and_make_ensembles():
-    x = randn(6, 2)
-    x[:, 0] += 3
-    target = interval(x + 0.1)
-
-    def run(start):
-        p = torch.nn.Parameter(start.clone())
-        optimizer = torch.optim.Adam([p], lr=1e-3)
-        mid.attach(optimizer, Lorentz(), p)
-        for _ in range(10):
-            optimizer.zero_grad()
-            (interval(p) - target).square().mean().backward()
-            optimizer.step()
-        return interval(p.detach())
-
-    torch.testing.assert_close(run(x), run(Lorentz().act(torch.tensor([0.5]).double(), x)), rtol=0, atol=1e-9)
-    members = torch.stack([Lorentz().act(randn(1, seed=k), x + 0.01 * randn(6, 2, seed=k)) for k in range(6)])
-    ensemble = mid.Ensemble(members, Lorentz())
-    assert float(ensemble.std().max()) < 0.05
 
 
 def test_coordinates_need_not_be_exponential():
