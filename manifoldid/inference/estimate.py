@@ -23,6 +23,7 @@ from manifoldid.sections import SectionLike, as_section
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_BY_ROWS = 500  # a block up to this size of a larger point is solved for by itself
 _SHOWN = 2_000  # a point with more numbers is not printed: its covariance would be formed for nothing
 
 
@@ -61,8 +62,11 @@ class Estimate:
 
         Raises:
             ValueError: The point has several blocks and `block` is not given, or it is unknown.
+            NotImplementedError: The point has more than 5,000 numbers, and `block` more than 500.
         """
         start, stop = self._range(block)
+        if stop - start <= _BY_ROWS < event_numel(self.point):
+            return self._covariance_on(self._section(section), start, stop)
         return self._full(section)[start:stop, start:stop].clone()
 
     def standard_errors(self, section: SectionLike = None) -> Any:
@@ -220,9 +224,11 @@ class Estimate:
     def _canonical(self) -> Tensor:
         return self._covariance_on(self._section(None))
 
-    def _covariance_on(self, move: Callable[[Any], Any]) -> Tensor:
-        rows = jacobian(lambda v: flatten(move(unflatten(v, self.point))), flatten(self.point), "`section`")
-        return rows @ self._inverse.dense() @ rows.mT
+    def _covariance_on(self, move: Callable[[Any], Any], start: int | None = None, stop: int | None = None) -> Tensor:
+        """The covariance of the numbers from `start` to `stop`; all of them where these are None."""
+        inverse = self._inverse.dense() if start is None else None
+        rows = jacobian(lambda v: flatten(move(unflatten(v, self.point)))[start:stop], flatten(self.point), "`section`")
+        return (self._inverse.times(rows) if inverse is None else rows @ inverse) @ rows.mT
 
     def _range(self, block: str | None) -> tuple[int, int]:
         blocks = blocks_of(self.point)

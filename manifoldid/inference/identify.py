@@ -11,6 +11,9 @@ from manifoldid.groups.orbit import moved, zero_coordinates
 from manifoldid.inference.names import item_labels, real_shape
 from manifoldid.points import Point, blocks_of, flatten, unflatten
 
+_SAME = 1e-6  # rows of null directions that are closer move together
+_CLUSTERS = 100  # components that are told apart
+
 
 def vertical_rows(group: GaugeGroup, x: Point) -> Tensor:
     """Velocities (k, N) of all group elements of all batch entries, beside `flatten(x)`."""
@@ -41,7 +44,13 @@ def complement(basis: Tensor) -> Tensor:
 
 
 def null_message(
-    beyond: Tensor, gauge: Tensor, unit: Tensor, x: Point, group: GaugeGroup, names: Mapping[str, Sequence[str]]
+    beyond: Tensor,
+    gauge: Tensor,
+    unit: Tensor,
+    x: Point,
+    group: GaugeGroup,
+    names: Mapping[str, Sequence[str]],
+    who: str = "`nll`",
 ) -> str:
     """What a `NotIdentifiableError` says.
 
@@ -52,6 +61,7 @@ def null_message(
         x: The point.
         group: The declared gauge.
         names: What items are called, by block.
+        who: What does not see them.
     """
     places, advice = [], []
     free = column_space(torch.cat([gauge, beyond], -1) * unit[:, None])
@@ -61,7 +71,10 @@ def null_message(
         rows, own_rows = _rows(part), _rows(own)
         label = f"block {name!r}" if name else "the point"
         called = item_labels(names, name, real_shape(blocks_of(x)[name]) or torch.Size((1,)))
-        hit = [called[k] for k in (own_rows.norm(dim=-1) > 1e-6).nonzero()[:, 0].tolist()]
+        hit = [
+            called[k]
+            for k in (own_rows.norm(dim=-1) > _SAME * float(own_rows.norm(dim=-1).max())).nonzero()[:, 0].tolist()
+        ]
         if not hit:
             continue
         rows = rows / rows.norm(dim=-1).max()
@@ -79,7 +92,7 @@ def null_message(
             places.append(f"{label}: items {listed(hit)}")
     how = f"declare {', '.join(advice)}" if advice else "declare it with mid.Shift(directions)"
     return (
-        f"`nll` does not see {beyond.shape[-1]} direction(s) beyond the gauge {group!r}, in {' and in '.join(places)}. If that "
+        f"{who} does not see {beyond.shape[-1]} direction(s) beyond the gauge {group!r}, in {' and in '.join(places)}. If that "
         f"is meant, {how}; else collect data that connect them, or drop collinear and unused parameters. mid.diagnose names "
         "the freedom"
     )
@@ -92,15 +105,14 @@ def _rows(part: Tensor) -> Tensor:
 
 
 def _clusters(rows: Tensor) -> list[int]:
-    """Labels of equal rows, numbered by first appearance; rows that are zero have the label -1."""
-    labels, centres = [-1] * len(rows), []
-    for k in (rows.norm(dim=-1) > 1e-6).nonzero()[:, 0].tolist():
-        found = next((c for c, row in enumerate(centres) if float((rows[k] - row).norm()) < 1e-6), None)
-        if found is None:
-            centres.append(rows[k])
-            found = len(centres) - 1
-        labels[k] = found
-    return labels
+    """Labels of equal rows, numbered by first appearance; rows that are zero, or beyond a hundred clusters, have the label -1."""
+    labels = rows.new_full((len(rows),), -1, dtype=torch.long)
+    for label in range(_CLUSTERS):
+        left = ((labels < 0) & (rows.norm(dim=-1) > _SAME)).nonzero()[:, 0]
+        if not len(left):
+            break
+        labels[left[(rows[left] - rows[left[0]]).norm(dim=-1) < _SAME]] = label
+    return labels.tolist()
 
 
 def _short(labels: list[int]) -> str:

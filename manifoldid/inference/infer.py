@@ -10,14 +10,18 @@ from manifoldid.errors import NotConvergedError, NotIdentifiableError
 from manifoldid.groups.base import GaugeGroup
 from manifoldid.inference.estimate import Estimate
 from manifoldid.inference.identify import column_space, complement, null_message, vertical_rows
-from manifoldid.inference.information import DenseInverse, jacobian
+from manifoldid.inference.information import DenseInverse
+from manifoldid.inference.matrix_free import IterativeInverse, Solver
 from manifoldid.inference.names import Names, checked_names
 from manifoldid.inference.objective import Likelihood, check_likelihood, prepared
-from manifoldid.invariance import default_tolerance
-from manifoldid.optim.local_model import FunctionObjective
-from manifoldid.points import Point, Weights, flatten, unflatten
+from manifoldid.inference.scores import ScoreObjective, Scores
+from manifoldid.optim.local_model import FunctionObjective, LocalModel
+from manifoldid.optim.steihaug import falling
+from manifoldid.points import Point, Weights, event_numel
 
 _STATIONARY = 1e-3  # standard errors
+_DENSE = 5_000  # numbers of a point whose information is held as a matrix
+_GENERATORS = 64  # of a gauge whose directions a message may spell out
 
 
 def infer(
@@ -27,35 +31,109 @@ def infer(
     weights: Weights = None,
     nll_terms: Callable[[Any], Tensor] | None = None,
     names: Names = None,
+    information: str | None = None,
 ) -> Estimate:
     """Uncertainty of the estimate `point` from the observed information on the quotient.
+
+    Up to 5,000 numbers the information is a matrix. Above, every contrast is a solve by preconditioned conjugate gradients in Hessian
+    products; then covariances of everything are not to be had, and the error says what to ask for. There, null directions are found by
+    random probes and a saddle by ten Lanczos steps: a small model is looked at completely, a large one with high probability.
 
     Args:
         nll: Negative log-likelihood of all the data, the sum.
         point: Where it is smallest, in any gauge (`fit(...).point`).
         group: What leaves `nll` unchanged; verified first.
         weights: Item weights of the canonical section.
-        nll_terms: The N terms of `nll` as a vector; then covariances are the sandwich (HC0).
+        nll_terms: The terms of `nll` as a vector, one per independent observation.
         names: What the items are called in tables, pictures and errors: a list, or for dict points a dict from block to list.
+        information: "observed", the inverse Hessian; "sandwich" (HC0), robust to misspecified variances; or "scores", the inverse of the
+            sum of outer products of scores (BHHH). The default is the sandwich where `nll_terms` are given, else observed.
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: `nll` is not finite, not scalar or not attached, or `nll_terms` does not sum to it.
+        ValueError: `nll` is not finite, not scalar or not attached, `nll_terms` does not sum to it, or `information` is unknown.
         NotInvariantError: `nll` sees the gauge.
         NotIdentifiableError: It has null directions beyond the gauge.
         NotConvergedError: `point` is no minimum.
     """
+    if information not in (None, "observed", "sandwich", "scores"):
+        raise ValueError(f"`information` must be 'observed', 'sandwich' or 'scores', got {information!r}")
+    if information in ("sandwich", "scores") and nll_terms is None:
+        raise ValueError(f"`nll_terms` must be given for {information!r} information: the terms of `nll` as a vector")
     x = prepared(point, group, weights, "point")
     called = checked_names(names, x)
     check_likelihood(nll, x, group)
+    kind = information or ("observed" if nll_terms is None else "sandwich")
+    scores = Scores(nll, nll_terms, x) if nll_terms is not None else None
+    inverse_of = _dense if event_numel(x) <= _DENSE else _matrix_free
+    return Estimate(x, group, weights, inverse_of(nll, x, group, weights, called, kind, scores), names)
+
+
+def _dense(
+    nll: Likelihood,
+    x: Point,
+    group: GaugeGroup,
+    weights: Weights,
+    names: Mapping[str, list[str]],
+    kind: str,
+    scores: Scores | None,
+) -> DenseInverse:
+    del weights  # of the section only: the g-inverse of a whole matrix needs no metric
     gradient, hessian = _derivatives(nll, x)
-    inverse = _inverse(gradient, hessian, x, group, called)
-    if nll_terms is not None:
-        inverse = inverse @ _score_information(nll, nll_terms, x) @ inverse
-    return Estimate(x, group, weights, DenseInverse(inverse), names)
+    inverse = _inverse(gradient, hessian, x, group, names)
+    if scores is None or kind == "observed":
+        return DenseInverse(inverse)
+    spread = scores.matrix()
+    if kind == "scores":
+        return DenseInverse(_inverse(gradient, spread, x, group, names, "the scores (`nll_terms`)"))
+    return DenseInverse(inverse @ spread @ inverse)
 
 
-def _inverse(gradient: Tensor, hessian: Tensor, x: Point, group: GaugeGroup, names: Mapping[str, list[str]]) -> Tensor:
+def _matrix_free(
+    nll: Likelihood,
+    x: Point,
+    group: GaugeGroup,
+    weights: Weights,
+    names: Mapping[str, list[str]],
+    kind: str,
+    scores: Scores | None,
+) -> IterativeInverse:
+    """The same by solves; the checks in the same order."""
+    solver = _checked_solver(LocalModel(FunctionObjective(nll), group, weights, x), names, "`nll`")
+    if scores is None or kind == "observed":
+        return IterativeInverse(solver)
+    if kind == "scores":
+        spread = LocalModel(ScoreObjective(FunctionObjective(nll).expand(x), scores), group, weights, x)
+        return IterativeInverse(_checked_solver(spread, names, "the scores (`nll_terms`)"))
+    return IterativeInverse(solver, scores.information)
+
+
+def _checked_solver(model: LocalModel, names: Mapping[str, list[str]], who: str) -> Solver:
+    solver = Solver(model)
+    null = solver.null_directions()
+    if len(null):
+        unit = solver.scale.rsqrt()
+        few = model.group.dimension(model.x) <= _GENERATORS
+        gauge = column_space((vertical_rows(model.group, model.x) / unit).mT) if few else null.new_zeros(len(unit), 0)
+        raise NotIdentifiableError(null_message(null.mT, gauge, unit, model.x, model.group, names, who))
+    downhill = falling(model)
+    newton = solver.solve(model.slope)[0]
+    _refuse_unfinished(float((model.slope * newton).sum().clamp_min(0).sqrt()), 0 if downhill is None else 1)
+    return solver
+
+
+def _refuse_unfinished(decrement: float, falling_directions: int) -> None:
+    if decrement > _STATIONARY:
+        raise NotConvergedError(f"`point` is {decrement:.2g} standard errors from the optimum of `nll`; use mid.fit")
+    if falling_directions:
+        raise NotConvergedError(
+            f"`point` is a saddle of `nll`, falling along {falling_directions} direction(s); use mid.fit from another start"
+        )
+
+
+def _inverse(
+    gradient: Tensor, hessian: Tensor, x: Point, group: GaugeGroup, names: Mapping[str, list[str]], who: str = "`nll`"
+) -> Tensor:
     """A generalised inverse of the information, after the checks in the order identifiable, stationary, positive definite."""
     diagonal = hessian.diagonal().abs()
     live = diagonal > torch.finfo(diagonal.dtype).eps ** 2 * diagonal.max()
@@ -68,15 +146,10 @@ def _inverse(gradient: Tensor, hessian: Tensor, x: Point, group: GaugeGroup, nam
     cut = 100 * max(len(unit), 10) * torch.finfo(values.dtype).eps * values.abs().max()
     null = values.abs() <= cut
     if bool(null.any()):
-        raise NotIdentifiableError(null_message(basis @ vectors[:, null], gauge, unit, x, group, names))
+        raise NotIdentifiableError(null_message(basis @ vectors[:, null], gauge, unit, x, group, names, who))
     slope = vectors.mT @ (basis.mT @ (unit * gradient))
     decrement = float((slope.square() / values.abs()).sum().sqrt())
-    if decrement > _STATIONARY:
-        raise NotConvergedError(f"`point` is {decrement:.2g} standard errors from the optimum of `nll`; use mid.fit")
-    if bool((values < 0).any()):
-        raise NotConvergedError(
-            f"`point` is a saddle of `nll`, falling along {int((values < 0).sum())} direction(s); use mid.fit from another start"
-        )
+    _refuse_unfinished(decrement, int((values < 0).sum()))
     lifted = unit[:, None] * (basis @ vectors)
     return (lifted / values) @ lifted.mT
 
@@ -86,18 +159,3 @@ def _derivatives(nll: Likelihood, x: Point) -> tuple[Tensor, Tensor]:
     here = FunctionObjective(nll).expand(x)
     unit = torch.eye(len(here.covector), dtype=here.covector.dtype, device=here.covector.device)
     return here.covector, torch.stack([here.curvature(row) for row in unit])
-
-
-def _score_information(nll: Likelihood, nll_terms: Callable[[Any], Tensor], x: Point) -> Tensor:
-    terms = nll_terms(x)
-    if not isinstance(terms, Tensor) or terms.ndim != 1:
-        raise ValueError(
-            f"`nll_terms` must return a vector, one term per observation, got {getattr(terms, 'shape', terms)}"
-        )
-    total, value = float(terms.detach().sum()), float(nll(x).detach())
-    if not abs(total - value) <= default_tolerance(x) * max(abs(total), abs(value)):
-        raise ValueError(
-            f"`nll_terms` sum to {total:.8g}, but `nll` is {value:.8g}: nll must be their sum, not their mean"
-        )
-    scores = jacobian(lambda v: nll_terms(unflatten(v, x)), flatten(x), "`nll_terms`")
-    return scores.mT @ scores
