@@ -143,8 +143,10 @@ class Section(_AnySection):
         group: The gauge group.
         weights: Item weights (n,), only ratios matter, 0 allowed (an item that does not define the origin); a dict for dict
             points.
-        at: A point; then the section takes the representative closest to it in the weighted Euclidean norm (log norm for
-            positive points).
+        at: A point; then the section takes the representative closest to it: in the weighted Euclidean norm, except for groups whose
+            metric is another one. `PositiveScaling` measures logarithms; `LocationScale` and `Rescaling` take the closest one in
+            their invariant metric (scales and slopes by logarithms; the balance of `at` in every unit); `GeneralLinear` takes the
+            balance of `at`, rotated to it. What all have in common: the section at `at` maps `at` to itself.
 
     Raises:
         TypeError: `group` is no group.

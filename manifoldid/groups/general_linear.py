@@ -33,7 +33,8 @@ class GeneralLinear(GaugeGroup):
     Canonical: A'WA = B'WB diagonal and decreasing, the entry of largest modulus in each column of A positive; not continuous
     where singular values of A B' are equal. The metric is tr(B'B dA'dA) + tr(A'A dB'dB), which does not change with G; its
     gradient is that of scaled gradient descent (preconditioned LoRA). Horizontal spaces are curved: there is no horizontal section, so optimisers
-    are attached by horizontal steps.
+    are attached by horizontal steps, and means, deviations and covariances of an ensemble are those of members aligned to their
+    Frechet mean, which belong to this ensemble; functions of A B' do not depend on that (`Ensemble.contrast`).
 
     One factor that is zero, the usual start of LoRA, is a point without a frame. It is left where it is, and while a factor has no
     full rank the metric is damped: its Gram matrix is raised by the mean square of the other factor. An attached optimiser keeps

@@ -136,7 +136,8 @@ class RigidMotion(_Motion):
 
     Distance geometry, latent spaces, multidimensional scaling: everything in which only distances enter. Canonical: centred, on
     its principal axes (variance decreasing), the entry of largest modulus in each column positive. Coordinates: those of
-    `Orthogonal`, then t. Horizontal spaces are curved, see `Orthogonal`.
+    `Orthogonal`, then t. The horizontal spaces are curved and no section is horizontal: for what that means for means and
+    covariances see `Orthogonal`; distances between points do not depend on it.
 
     For one column the reflection has no coordinate: the section keeps the side it is given, distances and alignment do not tell the
     sides apart.
@@ -155,7 +156,8 @@ class Similarity(_Motion):
     Canonical: centred, root mean square distance to the centre 1, on its principal axes (variance decreasing), the entry of largest
     modulus in each column positive. Coordinates: log a, those of `Orthogonal`, then t. Distances are sqrt(W) times Kendall's
     Riemannian distance, W = n for equal weights: divide by it to compare. Shapes and their mirror images are the same.
-    Horizontal spaces are curved, see `Orthogonal`.
+    The horizontal spaces are curved and no section is horizontal: for what that means for means and covariances see `Orthogonal`;
+    ratios of distances do not depend on it.
 
     For one column the reflection has no coordinate: the section keeps the side it is given, distances and alignment do not tell the
     sides apart.

@@ -22,9 +22,13 @@ class Orthogonal(GaugeGroup):
     the sign alone, of dimension 0, which no frame holds.
 
     The sign convention is that the entry of largest modulus in each column is positive. Where X'WX has equal eigenvalues the
-    section is not continuous. The horizontal spaces are curved: no section is horizontal, so optimisers are attached by
-    horizontal steps and ensembles are aligned to their Frechet mean (generalised Procrustes analysis); entry-wise standard
-    deviations are those around it and depend on the ensemble.
+    section is not continuous.
+
+    The horizontal spaces are curved: no section is horizontal. A closed path of horizontal steps ends at a rotated point, so that
+    optimisers are attached by horizontal steps, and no convention of axes makes entries comparable. For ensembles this means: the
+    mean is the Frechet mean (generalised Procrustes analysis), not the mean of entries on some section; deviations and covariances
+    are those of the members aligned to that mean, and belong to this ensemble (a further member can turn all others a little).
+    What does not depend on it are functions of X X': pass them to `Ensemble.contrast`.
     """
 
     event_dim = 2

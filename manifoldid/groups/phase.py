@@ -18,7 +18,8 @@ class Phase(GaugeGroup):
 
     Quantum states, phase retrieval, Fourier coefficients up to a global phase. Canonical: the entry of largest modulus is real
     and positive; not continuous where two moduli are equal. The horizontal spaces are curved: no section is horizontal, so
-    optimisers are attached by horizontal steps, and ensembles are aligned to their Frechet mean.
+    optimisers are attached by horizontal steps; the mean of an ensemble is its Frechet mean, and deviations and covariances are those
+    of members aligned to it, which belong to this ensemble. Functions of z z* do not depend on that.
     """
 
     dim = 1
