@@ -42,7 +42,6 @@ def print_spread(outcome: Outcome, console: Console) -> None:
     table = _table("mode", "as emitted", "aligned", "ratio")
     for k, mode in enumerate(MODES):
         table.add_row(mode, *_ratio(naive[:, k], aligned[:, k]))
-    table.add_section()
     table.add_row("mean", *_ratio(naive, aligned))
     console.print(table)
 
@@ -117,8 +116,8 @@ def print_scale(fits: dict[str, Path], console: Console) -> None:
 
 
 def _table(first: str, *numbers: str) -> Table:
-    """A table of labels and numbers; what is too long is folded: the default, an ellipsis, is not ASCII."""
-    table = Table()
+    """A table of labels and numbers without rules; what is too long is folded: the default, an ellipsis, is not ASCII."""
+    table = Table(box=None, padding=(0, 1, 0, 2))
     table.add_column(first, overflow="fold")
     for name in numbers:
         table.add_column(name, justify="right", overflow="fold")

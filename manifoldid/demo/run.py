@@ -12,6 +12,7 @@ import manifoldid as mid
 from manifoldid.demo import baseball, travel
 from manifoldid.demo.picture import save_picture
 from manifoldid.demo.report import Outcome, print_gauge, print_log_loss, print_scale, print_spread
+from manifoldid.diagnose.stages import Stages
 
 PICTURE = "demo.png"
 PENALTY, SECTION = "penalty on l", "section"
@@ -32,8 +33,10 @@ def run_demo(members: int, seed: int, output: FilePath, console: Console) -> Non
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     console.print(f"Training {members} networks on the choices of travellers, then three fits of baseball.")
-    with _progress(console) as progress:
+    with _progress(console) as progress, Stages(not console.is_interactive, "demo") as stages:
+        stages.begin(f"training {members} networks")
         outcome = _train(members, generator, progress)
+        stages.begin("fitting baseball")
         start = torch.randn(7, generator=generator, dtype=torch.float64)
         fits = _fit(start, progress)
     print_spread(outcome, console)
@@ -45,7 +48,7 @@ def run_demo(members: int, seed: int, output: FilePath, console: Console) -> Non
 
 
 def _progress(console: Console) -> Progress:
-    """A progress bar for terminals; silent in pipes and on terminals that cannot move the cursor."""
+    """A progress bar for terminals; in pipes and on terminals that cannot move the cursor `Stages` speaks instead, on stderr."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

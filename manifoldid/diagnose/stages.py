@@ -1,4 +1,4 @@
-"""What a long diagnosis is busy with."""
+"""What a long command is busy with."""
 
 import sys
 import threading
@@ -14,8 +14,9 @@ class Stages:
     A context manager, so that no line comes after the end.
     """
 
-    def __init__(self, shown: bool):
-        """Starts the clock; with `shown` false nothing is ever written."""
+    def __init__(self, shown: bool, of: str = "diagnose"):
+        """Starts the clock; with `shown` false nothing is ever written. `of` begins every line."""
+        self._of = of
         self._shown, self._start = shown, time.monotonic()
         self._timer: threading.Timer | None = None
 
@@ -29,7 +30,7 @@ class Stages:
             self._timer.start()
 
     def _write(self, stage: str) -> None:
-        sys.stderr.write(f"diagnose: {time.monotonic() - self._start:.0f} s, {stage} ...\n")
+        sys.stderr.write(f"{self._of}: {time.monotonic() - self._start:.0f} s, {stage} ...\n")
         sys.stderr.flush()
 
     def _cancel(self) -> None:
