@@ -106,9 +106,8 @@ def quotient(group: str, shape: str) -> Step:
 def sphere(group: str, shape: str) -> Step:
     del group
     normed = [t / t.norm(dim=-1, keepdim=True) for t in tensors(SHAPES[shape])]
-    return prepared(
-        geoopt.optim.RiemannianAdam([geoopt.ManifoldParameter(t, manifold=geoopt.Sphere()) for t in normed])
-    )
+    parameters = [geoopt.ManifoldParameter(t, manifold=geoopt.Sphere()) for t in normed]  # pyrefly: ignore[unexpected-keyword]
+    return prepared(geoopt.optim.RiemannianAdam(parameters))
 
 
 def contestants(group: str) -> dict[str, Callable[[str, str], Step]]:

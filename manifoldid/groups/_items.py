@@ -205,6 +205,11 @@ class ItemGroup(GaugeGroup):
             object.__setattr__(group, "partition", Partition(self.blocks, shards))
         return group
 
+    def on_items(self, rows: dict[str, Tensor]) -> "ItemGroup":
+        """See `GaugeGroup.on_items`."""
+        index = rows[""]
+        return self if self.blocks is None else self.with_blocks(self.blocks[index.to(self.blocks.device)])
+
     def measure(self, x: Point, weights: Weights = None) -> Measure:
         """The weighted means over the items of `x`.
 

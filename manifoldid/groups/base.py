@@ -196,6 +196,21 @@ class GaugeGroup(ABC):
         """Sums over the items here, added over all ranks; `sums` itself when all items are here."""
         return sums if self.shards is None else self.shards.sum(sums)
 
+    def on_items(self, rows: dict[str, Tensor]) -> "GaugeGroup":
+        """The same group on some items of a point alone, for steps that touch no others.
+
+        Args:
+            rows: Indices into the first dimension of every block; the block of a tensor point is called ''.
+
+        Raises:
+            TypeError: The group needs all items.
+        """
+        del rows
+        raise TypeError(
+            f"{self!r} cannot act on some items of a point alone, which are what sparse gradients move: use dense gradients "
+            "(nn.Embedding(sparse=False))"
+        )
+
     # ------------------------------------------------------------------------------------------------ shapes
 
     def batch_ndim(self, x: Point) -> int:

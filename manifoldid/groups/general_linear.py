@@ -87,6 +87,14 @@ class GeneralLinear(GaugeGroup):
         pairs = zip(self.block_names, (a, b), self.rank_dims, strict=True)
         return {**x, **{name: t.mT if d in (0, -2) else t for name, t, d in pairs}}
 
+    def on_items(self, rows: dict[str, Tensor]) -> GaugeGroup:
+        """See `GaugeGroup.on_items`: items are rows, so the rank has to be the last dimension.
+
+        Raises:
+            TypeError: It is the first dimension of a factor.
+        """
+        return self if all(d in (-1, 1) for d in self.rank_dims) else super().on_items(rows)
+
     def dimension(self, x: Point) -> int:
         return self.factors_of(x)[0].shape[-1] ** 2
 

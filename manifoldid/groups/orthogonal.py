@@ -40,6 +40,10 @@ class Orthogonal(GaugeGroup):
         "is orthogonal to `at` in two directions or more, so that many rotations are closest; choose another `at`"
     )
 
+    def on_items(self, rows: dict[str, Tensor]) -> "Orthogonal":
+        """See `GaugeGroup.on_items`."""
+        return self
+
     def dimension(self, x: Point) -> int:
         return x.shape[-1] * (x.shape[-1] - 1) // 2
 

@@ -61,6 +61,20 @@ class Shift(GaugeGroup):
         object.__setattr__(self, "block_names", names)
         object.__setattr__(self, "event_dim", frozen.ndim - 1 if isinstance(frozen, Tensor) else 0)
 
+    def on_items(self, rows: dict[str, Tensor]) -> "Shift":
+        """See `GaugeGroup.on_items`: the directions at these items."""
+        if isinstance(self.directions, Tensor):
+            return Shift(self.directions[:, rows[""].to(self.directions.device)])
+        return Shift(
+            [
+                {
+                    block: d[rows[block].to(d.device)] if isinstance(d, Tensor) and d.ndim else d
+                    for block, d in direction.items()
+                }
+                for direction in self.directions
+            ]
+        )
+
     def dimension(self, x: Point) -> int:
         return len(self.directions)
 

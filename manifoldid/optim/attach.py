@@ -1,5 +1,6 @@
 """`attach`: any torch optimiser steps along identifiable directions, with the parameters and kernels where they are."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -42,6 +43,16 @@ class Handle:
         """Lets the optimiser step freely again. The parameters stay where they are; a second call does nothing."""
         self._attachment.remove(self._members)
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a handle cannot be pickled, since the hooks of an optimiser cannot: save optimizer.state_dict(), and call mid.attach again "
+            "after loading"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Handle":
+        attachment = copy.deepcopy(self._attachment, memo)
+        return Handle(attachment, [memo[id(member)] for member in self._members if id(member) in memo], self.group)
+
     def __repr__(self) -> str:
         state = "attached" if self.attached else "detached"
         return f"<{state} {self.group!r} on {len(self._members)} point(s)>"
@@ -61,7 +72,10 @@ def attach(
     back on it after every `step()`; for curved ones (rotations, GL(r), custom groups) the displacement of every step is
     projected to the horizontal space of the invariant metric and retracted. Positive tensors are stepped in their
     logarithm: the optimiser is handed x g and its displacement u is applied as x exp(u), so a learning rate is a relative
-    step. Runs from x and from g.x are the same run. Works by hooks on the optimiser: schedulers, parameter groups, fused and
+    step. Where all gradients of a point are sparse (SGD, SparseAdam, Adagrad), only the rows that they touch are displaced, and
+    the metric is restricted to them: rows that are points of their own step as ever; rows that are items of one point keep
+    their common frame (flat gauges; so the whole point stays on its section) or move horizontally among themselves (curved
+    ones). Runs from x and from g.x are the same run. Works by hooks on the optimiser: schedulers, parameter groups, fused and
     foreach kernels, closures, GradScaler and state dicts stay as they are.
 
     Args:

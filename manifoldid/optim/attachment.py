@@ -1,147 +1,23 @@
-"""The hooks behind `attach`: one object per optimiser, one batched pass per bucket of equal points."""
+"""The hooks behind `attach`: one object per optimiser, one pass per bucket of equal points."""
 
 import copy
+import operator
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from manifoldid.distributed import Local, kept, local_value, localised
-from manifoldid.errors import DegeneratePointError, DetachedWarning, NotInvariantWarning
+from manifoldid.errors import DegeneratePointError, DetachedWarning, NotInvariantWarning, listed
 from manifoldid.groups.base import Canonical, GaugeGroup, checked
 from manifoldid.invariance import vertical_share
 from manifoldid.optim.chart import LogChart
+from manifoldid.optim.member import Bucket, Member
+from manifoldid.optim.sparse import TAKE_SPARSE, SparseStep, is_sparse
 from manifoldid.optim.state import move_curvature, restart_curvature
-from manifoldid.points import HALF, Point, Weights, cast_like, compute_point, map_blocks, part_of_weights
-from manifoldid.sections import Section
-
-
-@dataclass(eq=False)
-class Member:
-    """One point that an optimiser moves: the parameters of one factor of a group."""
-
-    group: GaugeGroup
-    section: Section
-    parameters: dict[str, Tensor]
-    name: str
-    looked: bool = False
-
-    @staticmethod
-    def of(point: Point, group: GaugeGroup, weights: Weights, name: str) -> "list[Member]":
-        """The factors of `group` on `point`, without those of dimension zero (finite groups, the trivial one)."""
-        members = []
-        for factor, of in group.factors():
-            if isinstance(point, Tensor):
-                parameters, label = {"": point}, name
-            elif isinstance(of, str):
-                parameters, label = {"": point[of]}, f"{name}[{of!r}]"
-            else:
-                parameters, label = {block: point[block] for block in of or point}, name
-            here: Local = localised(factor, parameters.get("", parameters), part_of_weights(weights, of))
-            factor = kept(here.group, map_blocks(local_value, here.point))
-            member = Member(factor, Section(factor, here.weights), parameters, label)
-            if factor.dimension(member.point()):
-                members.append(member)
-        return members
-
-    def point(self) -> Point:
-        """The current value, sharing memory with the parameters."""
-        return self._as_point({name: local_value(p) for name, p in self.parameters.items()})
-
-    def active(self) -> bool:
-        """Whether all parameters have a gradient, or no items on this rank, which follows the others."""
-        return all(p.grad is not None or self._absent(p) for p in self.parameters.values())
-
-    def _absent(self, parameter: Tensor) -> bool:
-        return self.group.shards is not None and not local_value(parameter).numel()
-
-    def gradient(self) -> Point | None:
-        """The current gradient, or None when a parameter has none."""
-        if not self.active():
-            return None
-        grads = {n: local_value(p) if p.grad is None else local_value(p.grad) for n, p in self.parameters.items()}
-        return self._as_point({name: g.to_dense() if g.is_sparse else g for name, g in grads.items()})
-
-    def charts(self) -> list[LogChart]:
-        """Charts of the positive parameters, which the optimiser sees as logarithms."""
-        return [LogChart(self.parameters[name]) for name in self.group.positive if name in self.parameters]
-
-    def _as_point(self, blocks: dict[str, Tensor]) -> Point:
-        return blocks.get("", blocks)
-
-    def key(self) -> tuple:
-        """What members of one bucket have in common, besides an equal section."""
-        return (self.group.flat, tuple((n, p.shape, p.dtype, p.device) for n, p in self.parameters.items()))
-
-
-@dataclass
-class Bucket:
-    """Members of one group, shape, dtype and device, which move in one batched pass."""
-
-    section: Section
-    members: list[Member]
-    old: Point | None = None
-    moving: list[Member] = field(default_factory=list)
-    scratch: Tensor | None = None
-    _rows: list[Tensor] = field(default_factory=list)
-
-    def stacked(self) -> Point:
-        """The points of the moving members, in the computing dtype, with a leading dimension when there are several."""
-        points = [member.point() for member in self.moving]
-        return compute_point(points[0] if len(points) == 1 else map_blocks(lambda *ts: torch.stack(ts), *points))
-
-    @staticmethod
-    def active(members: list[Member]) -> list[Member]:
-        """The members all of whose parameters have a gradient: usually the same list."""
-        if all(p.grad is not None for member in members for p in member.parameters.values()):
-            return members
-        return [member for member in members if member.active()]
-
-    def label(self) -> str:
-        """What to call the moving members in messages."""
-        name = self.moving[0].name
-        return name if len(self.moving) == 1 else f"{name} and others of its shape, stacked,"
-
-    def settle(self) -> Canonical | None:
-        """Puts flat points back on their section by the group's short cut; None, with nothing changed, where there is none."""
-        if self.section.weights is not None or "" not in self.members[0].parameters:
-            return None
-        tensors = [_plain(member.parameters[""]) for member in self.moving]
-        if tensors[0].dtype in HALF or not all(t.is_contiguous() for t in tensors):
-            return None
-        if len(tensors) == 1:
-            return self.section.group.settle(tensors[0].detach())
-        scratch = self._gathered(tensors)
-        form = self.section.group.settle(scratch)
-        if form is not None:
-            torch._foreach_copy_(tensors, self._rows)
-        return form
-
-    def _gathered(self, tensors: list[Tensor]) -> Tensor:
-        """`tensors` of equal shape in the scratch buffer, which is the only memory that a step takes."""
-        like, count = tensors[0], len(tensors)
-        scratch = self.scratch
-        if scratch is None or (scratch.shape, scratch.dtype, scratch.device) != (
-            (count, *like.shape),
-            like.dtype,
-            like.device,
-        ):
-            with torch.inference_mode(False):  # a buffer made in inference mode could not be written outside of it
-                scratch = torch.empty(count, *like.shape, dtype=like.dtype, device=like.device)
-            self.scratch, self._rows = scratch, list(scratch.unbind(0))
-        return torch.stack(tensors, out=scratch)
-
-    def write(self, value: Point) -> None:
-        """Copies a stacked point into the parameters."""
-        for name in self.moving[0].parameters:
-            block = value if isinstance(value, Tensor) else value[name]
-            targets = [local_value(member.parameters[name]) for member in self.moving]
-            sources = [block] if len(targets) == 1 else list(block.unbind(0))
-            torch._foreach_copy_(targets, sources)
+from manifoldid.points import Point, cast_like, compute_point, map_blocks
 
 
 class Attachment:
@@ -153,6 +29,9 @@ class Attachment:
         self.buckets: list[Bucket] = []
         self._unseen: list[Member] = []
         self._charts: list[LogChart] = []
+        self._sparse: list[SparseStep] = []
+        self._known: list[Tensor] = []
+        self._missed_gradients = False
         self._late: list[tuple[Tensor, str]] = []
         self._hooks: list[Any] = []
 
@@ -186,17 +65,20 @@ class Attachment:
 
     def remove(self, members: list[Member]) -> None:
         """Stops to move `members`."""
+        self._drop(members)
+        if not self.members:
+            self._uninstall()
+
+    def _drop(self, members: list[Member]) -> None:
         self.members = [member for member in self.members if member not in members]
         self._unseen = [member for member in self._unseen if member not in members]
         for bucket in self.buckets:
             bucket.members = [member for member in bucket.members if member not in members]
         self.buckets = [bucket for bucket in self.buckets if bucket.members]
-        if not self.members:
-            self._uninstall()
 
     def _bucket_of(self, member: Member) -> Bucket:
         for bucket in self.buckets:
-            if bucket.members[0].key() == member.key() and bucket.section == member.section and _stacks(member):
+            if bucket.members[0].key() == member.key() and bucket.section == member.section and member.stacks():
                 return bucket
         self.buckets.append(Bucket(member.section, []))
         return self.buckets[-1]
@@ -220,18 +102,19 @@ class Attachment:
     def before(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """The pre hook: remembers where curved points are, and hands positive parameters over in their logarithm."""
         self._raise_late()
+        self._warn_of_replaced()
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            self._look()
-        moving = []
+        self._sparse = []
         for bucket in self.buckets:
-            bucket.moving = bucket.members if closure is not None else bucket.active(bucket.members)
-            bucket.old = None
-            if bucket.section.group.positive:
-                moving += bucket.moving
+            bucket.moving, bucket.old = bucket.members, None
+        if closure is None:
+            self._meet_gradients()
+        for bucket in self.buckets:
             if bucket.moving and not bucket.section.group.flat:
                 bucket.old = map_blocks(torch.clone, bucket.stacked())
-        self._charts = [chart for member in moving for chart in member.charts()]
+        positive = [member for bucket in self.buckets if bucket.section.group.positive for member in bucket.moving]
+        positive += [step.member for step in self._sparse]
+        self._charts = [chart for member in positive for chart in member.charts()]
         for chart in self._charts:
             chart.enter()
         if closure is None:
@@ -247,7 +130,7 @@ class Attachment:
                 chart.leave()
             try:
                 loss = closure()
-                self._look()
+                self._meet_gradients()
             finally:
                 for chart in self._charts:
                     chart.enter_again()
@@ -262,11 +145,28 @@ class Attachment:
             chart.finish()
         self._charts = []
         skipped = getattr(optimizer, "found_inf", None)  # set by GradScaler while a fused step decides for itself
+        for step in self._sparse:
+            self._check_finite(step.finish(), step.member.name)
         for bucket in self.buckets:
-            if bucket.old is None:
-                bucket.moving = bucket.active(bucket.moving)
             if bucket.moving:
                 self._settle(bucket, skipped)
+
+    @torch.no_grad()
+    def _meet_gradients(self) -> None:
+        """Once the gradients of a step are known: a look at the first ones, and which points will move, and how."""
+        self._look()
+        for bucket in self.buckets:
+            bucket.keep(bucket.active(bucket.moving))
+        if not any(bucket.moving for bucket in self.buckets) and not self._sparse:
+            self._warn_of_no_gradients()
+        if not isinstance(self.optimizer, TAKE_SPARSE):
+            return
+        for bucket in self.buckets:
+            for member in bucket.moving:
+                if is_sparse(member):
+                    self._sparse.append(SparseStep(self.optimizer, member))
+            taken = {id(step.member) for step in self._sparse}
+            bucket.keep([member for member in bucket.moving if id(member) not in taken])
 
     def _settle(self, bucket: Bucket, skipped: Tensor | None) -> None:
         group = bucket.section.group
@@ -359,6 +259,37 @@ class Attachment:
                 )
         self._unseen = [member for member in self._unseen if not member.looked]
 
+    def _warn_of_replaced(self) -> None:
+        """Says which attached parameters the optimiser no longer has: what took their place takes plain steps."""
+        now = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if len(now) == len(self._known) and all(map(operator.is_, now, self._known)):
+            return
+        self._known, here = now, set(map(id, now))
+        gone = [m for m in self.members if not all(id(p) in here for p in m.parameters.values())]
+        self._drop(gone)
+        for member in gone:
+            warnings.warn(
+                f"`{member.name}` is no longer among the parameters of the optimiser, so that it is not attached any more: what "
+                "took its place takes plain steps; call mid.attach with the new parameter",
+                DetachedWarning,
+                stacklevel=4,
+            )
+
+    def _warn_of_no_gradients(self) -> None:
+        """Says once that no attached parameter has a gradient, as after load_state_dict(assign=True) of the model."""
+        waiting = [m for m in self.members if any(p.requires_grad for p in m.parameters.values())]
+        if not waiting or self._missed_gradients:
+            return
+        self._missed_gradients = True
+        names = listed([f"`{member.name}`" for member in waiting])
+        warnings.warn(
+            f"no attached parameter has a gradient in this step ({names}): if the model was given other parameters "
+            "(load_state_dict(assign=True), .to() that makes new ones, swapped by hand), the optimiser and its attachment still hold "
+            "the old ones; build the optimiser anew and attach again",
+            DetachedWarning,
+            stacklevel=4,
+        )
+
     # ------------------------------------------------------------------------------------------------ copies
 
     def deepcopy(self, memo: dict[int, Any]) -> Optimizer:
@@ -367,18 +298,17 @@ class Attachment:
         new = type(old).__new__(type(old))
         memo[id(old)] = new
         new.__setstate__(copy.deepcopy(old.__getstate__(), memo))
-        members = [
-            Member(
-                member.group,
-                member.section,
-                {name: copy.deepcopy(p, memo) for name, p in member.parameters.items()},
-                member.name,
-                member.looked,
-            )
-            for member in self.members
-        ]
-        Attachment(new).add(members)
+        attachment = memo[id(self)] = Attachment(new)
+        for member in self.members:
+            parameters = {name: copy.deepcopy(p, memo) for name, p in member.parameters.items()}
+            twin = memo[id(member)] = Member(member.group, member.section, parameters, member.name, member.looked)
+            attachment.add([twin])
         return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Attachment":
+        """The attachment of a copy of the optimiser; only handles ask for it."""
+        copied = copy.deepcopy(self.optimizer, memo)
+        return memo.get(id(self)) or Attachment(copied)
 
     def reduce(self, protocol: Any) -> Any:
         """Pickling drops the hooks of an optimiser: says so."""
@@ -388,17 +318,6 @@ class Attachment:
             stacklevel=3,
         )
         return type(self.optimizer).__reduce_ex__(self.optimizer, protocol)
-
-
-def _plain(parameter: Tensor) -> Tensor:
-    """A tensor to compute with, without derivatives, that shares the memory of `parameter`; itself where that is enough."""
-    return parameter if type(parameter) in (Tensor, nn.Parameter) else local_value(parameter)
-
-
-def _stacks(member: Member) -> bool:
-    """Whether stacking points of this shape gives a batch that the group understands."""
-    point = member.point()
-    return member.group.batch_ndim(map_blocks(lambda t: t[None], point)) == member.group.batch_ndim(point) + 1
 
 
 def _share_limit(member: Member) -> float:

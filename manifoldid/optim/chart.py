@@ -24,7 +24,7 @@ class LogChart:
         """From x and g to log x and x g."""
         self.grad = self.parameter.grad
         if self.grad is not None:
-            self.parameter.grad = like(self._value() * local_value(self.grad), self.parameter)
+            self.parameter.grad = like(self._value() * gradient_value(self.grad), self.parameter)
         local_value(self.parameter).copy_(self.inside)
 
     @torch.no_grad()
@@ -46,3 +46,8 @@ class LogChart:
 
     def _value(self) -> Tensor:
         return self.start * (self.inside - self.log_start).exp()
+
+
+def gradient_value(grad: Tensor) -> Tensor:
+    """The numbers of a gradient on this rank; a sparse one as it is, since its class cannot be changed."""
+    return grad.detach() if grad.is_sparse else local_value(grad)

@@ -1,0 +1,157 @@
+"""The points that an optimiser moves, and the buckets in which they move together."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from manifoldid.distributed import Local, kept, local_value, localised
+from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.optim.chart import LogChart, gradient_value
+from manifoldid.points import HALF, Point, Weights, compute_point, map_blocks, part_of_weights
+from manifoldid.sections import Section
+
+
+@dataclass(eq=False)
+class Member:
+    """One point that an optimiser moves: the parameters of one factor of a group."""
+
+    group: GaugeGroup
+    section: Section
+    parameters: dict[str, Tensor]
+    name: str
+    looked: bool = False
+
+    @staticmethod
+    def of(point: Point, group: GaugeGroup, weights: Weights, name: str) -> "list[Member]":
+        """The factors of `group` on `point`, without those of dimension zero (finite groups, the trivial one)."""
+        members = []
+        for factor, of in group.factors():
+            if isinstance(point, Tensor):
+                parameters, label = {"": point}, name
+            elif isinstance(of, str):
+                parameters, label = {"": point[of]}, f"{name}[{of!r}]"
+            else:
+                parameters, label = {block: point[block] for block in of or point}, name
+            here: Local = localised(factor, parameters.get("", parameters), part_of_weights(weights, of))
+            factor = kept(here.group, map_blocks(local_value, here.point))
+            member = Member(factor, Section(factor, here.weights), parameters, label)
+            if factor.dimension(member.point()):
+                members.append(member)
+        return members
+
+    def point(self) -> Point:
+        """The current value, sharing memory with the parameters."""
+        return self.as_point({name: local_value(p) for name, p in self.parameters.items()})
+
+    def active(self) -> bool:
+        """Whether all parameters have a gradient, or no items on this rank, which follows the others."""
+        return all(p.grad is not None or self._absent(p) for p in self.parameters.values())
+
+    def _absent(self, parameter: Tensor) -> bool:
+        return self.group.shards is not None and not local_value(parameter).numel()
+
+    def gradient(self) -> Point | None:
+        """The current gradient, or None when a parameter has none."""
+        if not self.active():
+            return None
+        grads = {n: local_value(p) if p.grad is None else gradient_value(p.grad) for n, p in self.parameters.items()}
+        return self.as_point({name: g.to_dense() if g.is_sparse else g for name, g in grads.items()})
+
+    def charts(self) -> list[LogChart]:
+        """Charts of the positive parameters, which the optimiser sees as logarithms."""
+        return [LogChart(self.parameters[name]) for name in self.group.positive if name in self.parameters]
+
+    def as_point(self, blocks: dict[str, Tensor]) -> Point:
+        """Values of the parameters as a point of the group."""
+        return blocks.get("", blocks)
+
+    def key(self) -> tuple:
+        """What members of one bucket have in common, besides an equal section."""
+        return (self.group.flat, tuple((n, p.shape, p.dtype, p.device) for n, p in self.parameters.items()))
+
+    def stacks(self) -> bool:
+        """Whether stacking points of this shape gives a batch that the group understands."""
+        point = self.point()
+        return self.group.batch_ndim(map_blocks(lambda t: t[None], point)) == self.group.batch_ndim(point) + 1
+
+
+@dataclass
+class Bucket:
+    """Members of one group, shape, dtype and device, which move in one batched pass."""
+
+    section: Section
+    members: list[Member]
+    old: Point | None = None
+    moving: list[Member] = field(default_factory=list)
+    scratch: Tensor | None = None
+    _rows: list[Tensor] = field(default_factory=list)
+
+    def stacked(self) -> Point:
+        """The points of the moving members, in the computing dtype, with a leading dimension when there are several."""
+        points = [member.point() for member in self.moving]
+        return compute_point(points[0] if len(points) == 1 else map_blocks(lambda *ts: torch.stack(ts), *points))
+
+    @staticmethod
+    def active(members: list[Member]) -> list[Member]:
+        """The members all of whose parameters have a gradient: usually the same list."""
+        if all(p.grad is not None for member in members for p in member.parameters.values()):
+            return members
+        return [member for member in members if member.active()]
+
+    def keep(self, members: list[Member]) -> None:
+        """Lets only `members`, some of those that move, go on moving."""
+        if len(members) == len(self.moving):
+            return
+        if self.old is not None and members:
+            kept = {id(member) for member in members}
+            rows = [k for k, member in enumerate(self.moving) if id(member) in kept]
+            self.old = map_blocks(lambda t: t[rows[0]] if len(rows) == 1 else t[rows], self.old)
+        self.moving, self.old = members, self.old if members else None
+
+    def label(self) -> str:
+        """What to call the moving members in messages."""
+        name = self.moving[0].name
+        return name if len(self.moving) == 1 else f"{name} and others of its shape, stacked,"
+
+    def settle(self) -> Canonical | None:
+        """Puts flat points back on their section by the group's short cut; None, with nothing changed, where there is none."""
+        if self.section.weights is not None or "" not in self.members[0].parameters:
+            return None
+        tensors = [_plain(member.parameters[""]) for member in self.moving]
+        if tensors[0].dtype in HALF or not all(t.is_contiguous() for t in tensors):
+            return None
+        if len(tensors) == 1:
+            return self.section.group.settle(tensors[0].detach())
+        scratch = self._gathered(tensors)
+        form = self.section.group.settle(scratch)
+        if form is not None:
+            torch._foreach_copy_(tensors, self._rows)
+        return form
+
+    def _gathered(self, tensors: list[Tensor]) -> Tensor:
+        """`tensors` of equal shape in the scratch buffer, which is the only memory that a step takes."""
+        like, count = tensors[0], len(tensors)
+        scratch = self.scratch
+        if scratch is None or (scratch.shape, scratch.dtype, scratch.device) != (
+            (count, *like.shape),
+            like.dtype,
+            like.device,
+        ):
+            with torch.inference_mode(False):  # a buffer made in inference mode could not be written outside of it
+                scratch = torch.empty(count, *like.shape, dtype=like.dtype, device=like.device)
+            self.scratch, self._rows = scratch, list(scratch.unbind(0))
+        return torch.stack(tensors, out=scratch)
+
+    def write(self, value: Point) -> None:
+        """Copies a stacked point into the parameters."""
+        for name in self.moving[0].parameters:
+            block = value if isinstance(value, Tensor) else value[name]
+            targets = [local_value(member.parameters[name]) for member in self.moving]
+            sources = [block] if len(targets) == 1 else list(block.unbind(0))
+            torch._foreach_copy_(targets, sources)
+
+
+def _plain(parameter: Tensor) -> Tensor:
+    """A tensor to compute with, without derivatives, that shares the memory of `parameter`; itself where that is enough."""
+    return parameter if type(parameter) in (Tensor, nn.Parameter) else local_value(parameter)
