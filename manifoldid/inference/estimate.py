@@ -191,7 +191,7 @@ class Estimate:
 
     def __str__(self) -> str:
         if event_numel(self.point) > _SHOWN:
-            return f"{self!r}: too large to print; contrast(fn) and quasi_variances(block) answer"
+            return f"{self!r}: too large to print, ask for contrasts: contrast(fn)"
         rows = self.table()
         keys = [key for key in ("block", "item") if key in rows[0]]
         columns = [*map(Column, keys), Column("estimate", "standard_error"), Column("standard_error")]

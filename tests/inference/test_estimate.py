@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import manifoldid as mid
+from manifoldid.inference.information import DenseInverse
 
 F64 = torch.float64
 FIRST, SECOND = torch.triu_indices(4, 4, offset=1)
@@ -256,3 +257,10 @@ def test_errors_are_the_same_where_gradients_are_off(plain, mode):
         fresh = mid.infer(nll, plain.point, mid.Translation()) if mode is torch.no_grad else plain
         assert fresh.contrast(lambda x: x[0] - x[1]).standard_error == pytest.approx(float(wanted))
         assert fresh.standard_errors(mid.Reference(mid.Translation(), 1))[0] == pytest.approx(float(wanted))
+
+
+def test_a_point_of_thousands_of_numbers_is_not_printed():
+    inverse = DenseInverse(torch.zeros(0, 0))  # never asked for
+    text = str(mid.Estimate(torch.ones(2001, dtype=F64), mid.Product(), None, inverse))
+    assert text.splitlines() == [text]
+    assert "contrast(fn)" in text
