@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from manifoldid.diagnose.chart import add_tabulated
+from manifoldid.diagnose.design import with_design
 from manifoldid.diagnose.diagnosis import Diagnosis, Generator
 from manifoldid.diagnose.fallback import add_projections
 from manifoldid.diagnose.fields import ClosedField, Field, combined
@@ -14,7 +15,7 @@ from manifoldid.diagnose.finite import find_discrete
 from manifoldid.diagnose.formula import formula
 from manifoldid.diagnose.generators import Algebra, Search
 from manifoldid.diagnose.invariants import invariants
-from manifoldid.diagnose.labels import Labels
+from manifoldid.diagnose.labels import Labels, labels_of
 from manifoldid.diagnose.large import add_large_projections, search_large
 from manifoldid.diagnose.match import match_group
 from manifoldid.diagnose.moves import finite_moves, relative_change
@@ -27,7 +28,6 @@ from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.ratios import add_ratio
 from manifoldid.diagnose.stages import Stages
 from manifoldid.diagnose.strategy import search_closed_forms
-from manifoldid.points import blocks_of
 
 _LARGE = 600  # parameters beyond which derivatives are never matrices
 _MOVES = 1e-6  # relative change under a finite move that shows that a null direction is no gauge
@@ -58,7 +58,8 @@ def diagnose(
             Returns a tensor, or a list or dict of tensors. Must be differentiable and deterministic. Or a network.
         point: A floating tensor or a dict of such tensors: where to look.
         sample: Draws a random generic point shaped like `point`; default: around `point`, with the signs of its numbers.
-        inputs: For a network: what it is called with, a tensor or a tuple of arguments.
+        inputs: For a network: what it is called with, a tensor or a tuple of arguments. For a function: its second argument,
+            predict(point, inputs). With more varied inputs of the same kind is told which directions are only the design's.
         likelihood: For a network: everything the likelihood sees of its outputs, as a function of them.
         generator: Source of randomness; default a private one seeded with 0.
         progress: Write a line per stage to stderr, once the whole has taken two seconds.
@@ -68,7 +69,7 @@ def diagnose(
 
     Raises:
         TypeError: `predict` is no function of a point or returns no floating numbers, `point` is no point; a network comes
-            without `inputs`, or a function with them.
+            without `inputs`.
         ValueError: Predictions are random or not finite, `predict` writes into its input, or `sample` does not fit.
     """
     with Stages(progress) as stages:
@@ -78,17 +79,32 @@ def diagnose(
                     "`inputs` must be given for a network, instead of `point` and `sample`: diagnose(module, inputs=x)"
                 )
             return diagnose_network(
-                lambda f, x: _diagnosed(Probe(f, x, None, generator), stages), predict, inputs, likelihood
+                lambda f, x, given: _at_inputs(f, x, None, given, generator, stages), predict, inputs, likelihood
             )
-        if inputs is not None or likelihood is not None:
-            raise TypeError("`inputs` and `likelihood` go with a network; for a function pass `point`")
+        if likelihood is not None:
+            raise TypeError("`likelihood` goes with a network; for a function pass `point`")
         if point is None:
             raise TypeError("`point` is missing: diagnose(predict, point), a tensor or a dict of tensors where to look")
-        return _diagnosed(Probe(predict, point, sample, generator), stages)
+        if inputs is None:
+            return _diagnosed(Probe(predict, point, sample, generator), stages)
+        return _at_inputs(predict, point, sample, inputs, generator, stages)
+
+
+def _at_inputs(
+    predict: Callable[[Any, Any], Any],
+    point: Any,
+    sample: Callable[[], Any] | None,
+    inputs: Any,
+    generator: torch.Generator | None,
+    stages: Stages,
+) -> Diagnosis:
+    probe = Probe(lambda x: predict(x, inputs), point, sample, generator)
+    diagnosis = _diagnosed(probe, stages)
+    return diagnosis if inputs is None else with_design(diagnosis, predict, probe, inputs, _LARGE)
 
 
 def _diagnosed(probe: Probe, stages: Stages) -> Diagnosis:
-    labels = labels_of(probe)
+    labels = labels_of(probe.like)
     found = _found(probe, stages)
     search = found.search
     if search.dim == probe.size and _moves(probe):
@@ -221,12 +237,6 @@ def _blind(probe: Probe) -> Diagnosis:
         size=probe.size,
         invariants="unknown",
     )
-
-
-def labels_of(probe: Probe) -> Labels:
-    """Names of the coordinates of the diagnosed point."""
-    shapes = {name: (*t.shape, 2) if t.is_complex() else tuple(t.shape) for name, t in blocks_of(probe.like).items()}
-    return Labels(probe.spans(), shapes)
 
 
 def _dead(fields: list[Field], labels: Labels) -> tuple[str, ...]:

@@ -105,6 +105,7 @@ class Diagnosis:
         certainty: Ratio of the smallest singular value that counts to the largest that does not.
         size: Number of real parameters.
         invariants: What predictions determine, as text.
+        design: How many of the `dim` directions more varied inputs would determine; 0 if no `inputs` were given.
     """
 
     dim: int
@@ -121,6 +122,7 @@ class Diagnosis:
     certainty: float
     size: int
     invariants: str = ""
+    design: int = 0
 
     @property
     def identifiable(self) -> bool | None:
@@ -142,7 +144,8 @@ def _verdict(d: Diagnosis) -> str:
     if d.dim:
         more = f" and {finite}" if d.discrete else ""
         name = d.algebra if d.algebra.startswith("unknown") else f"algebra {d.algebra}"
-        return f"not identifiable: a gauge of dimension {d.dim} ({name}){more}"
+        design = f", {d.design} of it due to the inputs (design)" if d.design else ""
+        return f"not identifiable: a gauge of dimension {d.dim} ({name}){more}{design}"
     if d.null_dim:
         return f"identifiable at generic points; {d.null_dim} direction(s) without derivative at this one"
     if d.discrete:

@@ -1,5 +1,7 @@
 """Names of the coordinates of a flat point, as code that a person would write."""
 
+from manifoldid.points import Point, blocks_of
+
 
 class Labels:
     """Names of the coordinates of a flat point."""
@@ -66,3 +68,14 @@ def _range(values: list[int]) -> str:
     if len(values) == 1:
         return str(values[0])
     return f"{values[0]}:{values[-1] + 1}" if values == list(range(values[0], values[-1] + 1)) else ""
+
+
+def labels_of(like: Point) -> Labels:
+    """Names of the coordinates of points shaped like `like`."""
+    spans, shapes, start = {}, {}, 0
+    for name, t in blocks_of(like).items():
+        shapes[name] = (*t.shape, 2) if t.is_complex() else tuple(t.shape)
+        size = t.numel() * (2 if t.is_complex() else 1)
+        spans[name] = (start, start + size)
+        start += size
+    return Labels(spans, shapes)

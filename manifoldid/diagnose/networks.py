@@ -44,7 +44,7 @@ class NetworkDiagnosis:
 
 
 def diagnose_network(
-    diagnose: Callable[[Callable[[Any], Any], Point], Diagnosis],
+    diagnose: Callable[[Callable[[Any, Any], Any], Point, Any], Diagnosis],
     module: nn.Module,
     inputs: Any,
     likelihood: Callable[[Any], Any] | None,
@@ -52,7 +52,7 @@ def diagnose_network(
     """Diagnoses the outputs and the weights of a network.
 
     Args:
-        diagnose: The diagnosis of a function at a point.
+        diagnose: The diagnosis of a function of a point and inputs, at a point and inputs.
         module: The network; a float64 copy in evaluation mode is looked at, the network itself is left alone.
         inputs: What it is called with: a tensor, or a tuple of arguments.
         likelihood: What the likelihood sees of the outputs; None leaves this level out.
@@ -71,24 +71,24 @@ def diagnose_network(
         raise ValueError("`predict` is a module without parameters: there are no weights to diagnose")
     rest = {name: b.detach().clone() for name, b in network.named_buffers()}
 
-    def run(point: dict[str, Tensor]) -> Any:
+    def run(point: dict[str, Tensor], given: tuple) -> Any:
         buffers = {name: b.clone() for name, b in rest.items()}
-        return torch.func.functional_call(network, {**buffers, **point}, arguments)
+        return torch.func.functional_call(network, {**buffers, **point}, given)
 
-    of_weights = diagnose(lambda point: flat_outputs(run(point)), weights)
+    of_weights = diagnose(lambda point, given: flat_outputs(run(point, given)), weights, arguments)
     if module.training and any(isinstance(m, _RANDOM) for m in module.modules()):
         note = "the network is in training mode; dropout and batch normalisation were looked at in evaluation mode"
         of_weights = of_weights.concluded((*of_weights.warnings, note))
     of_outputs = None
     if likelihood is not None:
         with torch.no_grad():
-            outputs = run(weights)
+            outputs = run(weights, arguments)
         if not isinstance(outputs, (Tensor, dict)):
             raise TypeError(
                 f"`likelihood` takes the outputs of the network as one point, a tensor or a dict of tensors; the network "
                 f"returns {type(outputs).__name__}: wrap it"
             )
-        of_outputs = diagnose(likelihood, outputs)
+        of_outputs = diagnose(lambda point, _: likelihood(point), outputs, None)
     return NetworkDiagnosis(of_outputs, of_weights, _verdict(of_outputs, of_weights))
 
 

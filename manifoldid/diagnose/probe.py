@@ -60,6 +60,13 @@ class Probe:
         self.outputs = self._first_look()
         self._sketch: Tensor | None = None
 
+    def of(self, predict: Any) -> "Probe | None":
+        """Another model at the same point with the same samples; None if it cannot be evaluated there."""
+        try:
+            return Probe(predict, self.like, self._sample, self.generator)
+        except (TypeError, ValueError, RuntimeError):
+            return None
+
     # ------------------------------------------------------------------------------------------------ predictions
 
     def predict(self, vector: Tensor) -> Tensor:
@@ -142,7 +149,14 @@ class Probe:
         values = y.detach().double()
         if not y.requires_grad:
             return values, torch.zeros(1, self.size, dtype=torch.float64)
-        return values, self._rows(y, x, self._combinations(y)).double()
+        rows = self._rows(y, x, self._combinations(y)).double()
+        if not bool(torch.isfinite(rows).all()):
+            where = "`point`" if bool((vector == self.point).all()) else "a random point"
+            raise ValueError(
+                f"`predict` has a derivative that is nan or infinite at {where}, where its value is finite: move off the edge of "
+                "the domain, or give both branches of torch.where safe arguments (the unused one is differentiated, too)"
+            )
+        return values, rows
 
     def full_jacobian(self, vector: Tensor, most: int) -> Tensor | None:
         """The derivative of all predictions (p, n) at a flat point; None if it has more than `most` entries."""

@@ -3,10 +3,15 @@
 import textwrap
 from collections.abc import Iterable
 
+import torch
+
 from manifoldid.diagnose.diagnosis import Diagnosis
+from manifoldid.diagnose.labels import labels_of
+from manifoldid.points import flatten
 
 _WIDTH = 100
-_SHOWN = 6
+_LABEL = 15
+_SHOWN = 5  # entries of one kind
 
 
 def report(d: Diagnosis) -> str:
@@ -14,31 +19,36 @@ def report(d: Diagnosis) -> str:
     lines = [d.verdict, ""]
     lines += _entry("determined", [d.invariants])
     if d.dim:
-        lines += _entry("not seen", _generators(d))
+        lines += _entry("not seen", _generators(d), most=2)
     if d.dead:
         lines += _entry("dead", [", ".join(d.dead[:8]) + (f", ... ({len(d.dead)})" if len(d.dead) > 8 else "")])
-    lines += _entry("group", [_group(d)])
+    if d.identifiable is not None:
+        lines += _entry("group", [_group(d)])
+    if d.group is not None and d.dim:
+        lines += _entry("next", ["mid.attach(optimizer, d.group, parameters); mid.Ensemble(members, d.group)"])
     if d.discrete:
-        lines += _entry("finite part", _shortened([f"{s.formula}  ({s.name})" for s in d.discrete]))
+        lines += _entry("finite part", _shortened([f"{s.formula}  ({s.name})" for s in d.discrete]), most=2)
+        lines += _entry("", ["align ensembles over it with mid.Finite(*[s.map for s in d.discrete])"])
     if d.weak:
-        lines += _entry("weak", _shortened([f"{w.formula}: information {w.information:.1e}" for w in d.weak]))
+        lines += _entry("weak", _shortened([f"{w.formula}: information {w.information:.1e}" for w in d.weak]), most=2)
     elif d.directions:
         worst = d.directions[0]
-        text = f"{worst.formula}: information {worst.information:.2g}, {worst.relative:.0e} of the best direction"
-        lines += _entry("least certain", [text])
-    for warning in d.warnings:
-        lines += _entry("note", [warning])
+        share = f", {worst.relative:.0e} of the best direction" if len(d.directions) > 1 else ""
+        lines += _entry("least certain", [f"{worst.formula}: information {worst.information:.2g}{share}"])
+    lines += _entry("note", d.warnings)
     lines += _entry("numbers", [_numbers(d)])
     return "\n".join(lines)
 
 
-def _entry(label: str, texts: Iterable[str]) -> list[str]:
+def _entry(label: str, texts: Iterable[str], most: int = 4) -> list[str]:
+    """Texts beside a label, each on at most so many lines."""
     lines = []
-    for k, text in enumerate(texts):
-        wrapped = textwrap.wrap(text, _WIDTH - 16, break_long_words=False) or [""]
-        wrapped = [*wrapped[:4], "..."] if len(wrapped) > 5 else wrapped
-        lines.append(f"  {label if k == 0 else '':13} {wrapped[0]}")
-        lines += [" " * 16 + line for line in wrapped[1:]]
+    for text in texts:
+        wrapped = textwrap.wrap(text, _WIDTH - _LABEL - 1, subsequent_indent="  ", break_long_words=False) or [""]
+        wrapped = [*wrapped[: most - 1], wrapped[most - 1] + " ..."] if len(wrapped) > most else wrapped
+        for line in wrapped:
+            lines.append(f"  {label:{_LABEL - 2}} {line}".rstrip())
+            label = ""
     return lines
 
 
@@ -56,11 +66,26 @@ def _generators(d: Diagnosis) -> list[str]:
 
 def _group(d: Diagnosis) -> str:
     if d.group is None:
-        return "none: no group acts on all points (see the notes); fix the gauge with mid.Section at a point, or a constraint"
+        return f"none acts on all points (see the notes). Instead: {_remedy(d)}"
     if not d.dim:
         return "mid.Product(), the trivial group: nothing has to be removed"
     text = repr(d.group)
-    return text if text.startswith("GeneratedGroup") else "mid." + text
+    return "d.group, made of the generators above" if text.startswith("GeneratedGroup") else "mid." + text
+
+
+def _remedy(d: Diagnosis) -> str:
+    """Coordinates that fix the gauge when they are held: where the generators have an invertible block."""
+    x = flatten(d.generators[0].like)
+    velocities = torch.stack([g.flat_field(x) for g in d.generators])
+    labels, held = labels_of(d.generators[0].like), []
+    while len(held) < d.dim:
+        size = velocities.abs() / (x.abs() + 1e-3)
+        k, i = divmod(int(size.argmax()), len(x))
+        if not float(size[k, i]) > 0:
+            break
+        held.append(labels.name(i))
+        velocities = velocities - velocities[:, i : i + 1] / velocities[k, i] * velocities[k]
+    return f"hold {', '.join(held[:6])}{', ...' if len(held) > 6 else ''} at a fixed value, which takes the gauge out"
 
 
 def _numbers(d: Diagnosis) -> str:

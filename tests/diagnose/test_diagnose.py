@@ -18,6 +18,23 @@ def normal(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
+IRT = {"a": normal(4).exp(), "t": normal(6, seed=1), "b": normal(4, seed=2)}
+
+
+class Calls:
+    """A model that counts its calls."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def count(self, x):
+        self.calls += 1
+        return x + self.calls
+
+
+CALLS = Calls()
+
+
 def differences(x):
     return torch.sigmoid(x[I] - x[J])
 
@@ -138,6 +155,10 @@ def test_units_of_parameters_and_outputs_do_not_matter():
         (lambda x: x.add_(1.0), ValueError, "writes into"),
         (lambda x: x.argsort(), TypeError, "floating"),
         (lambda x: "text", TypeError, "str"),
+        (lambda x: (x > 0).to(torch.int64), TypeError, "int64"),
+        (lambda x: x * torch.nan, ValueError, "nan or infinite"),
+        (lambda x: torch.where(x > 0, x.sqrt(), 0 * x), ValueError, "torch.where"),
+        (CALLS.count, ValueError, "state that it changes"),
         (lambda x: [], ValueError, "nothing"),
         (3, TypeError, "function"),
     ],
@@ -146,6 +167,77 @@ def test_functions_that_are_no_models_are_refused_by_name(predict, error, words)
     with pytest.raises(error, match="`predict`") as caught:
         diagnose(predict, normal(3))
     assert words in str(caught.value)
+
+
+def test_a_block_that_is_written_into_is_named():
+    with pytest.raises(ValueError, match="`predict` writes into the block 'b'"):
+        diagnose(lambda p: p["b"].mul_(2) + p["a"], {"a": normal(2), "b": normal(2)})
+
+
+def test_a_detached_model_has_no_derivative_information():
+    diagnosis = diagnose(lambda x: x.detach() ** 2, normal(3))
+    assert diagnosis.identifiable is None
+    assert any("keep the graph" in note for note in diagnosis.warnings)
+
+
+def test_a_model_that_draws_random_numbers_of_its_own_is_noted_and_the_state_is_restored():
+    def predict(x):
+        torch.manual_seed(7)
+        return x + torch.rand(3, dtype=F64)
+
+    state = torch.get_rng_state()
+    diagnosis = diagnose(predict, normal(3))
+    torch.set_rng_state(state)
+    assert any("global random state" in note for note in diagnosis.warnings)
+
+
+def test_single_precision_inside_the_model_is_noted():
+    weights = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    diagnosis = diagnose(lambda x: weights @ x, normal(3).float())
+    assert diagnosis.dim == 0
+    assert any("float32" in note for note in diagnosis.warnings)
+
+
+def test_a_domain_that_is_missed_asks_for_samples():
+    with pytest.raises(ValueError, match="pass `sample`"):
+        diagnose(lambda x: torch.log(1e-6 - (x - 1).abs()), torch.ones(2, dtype=F64))
+
+
+def test_too_few_inputs_are_called_design_and_not_structure():
+    inputs = normal(4, 6)
+    diagnosis = diagnose(lambda beta, x: x @ beta, normal(6), inputs=inputs)
+    assert (diagnosis.dim, diagnosis.design) == (2, 2)
+    assert "design" in str(diagnosis)
+    assert (diagnose(lambda beta, x: x @ beta, normal(6), inputs=normal(8, 6)).dim) == 0
+
+
+def test_an_intercept_beside_all_indicators_is_structural_at_any_inputs_of_this_kind():
+    groups = torch.arange(12) % 3
+    predict = lambda p, g: p["one"] + p["group"][g]  # noqa: E731
+    diagnosis = diagnose(predict, {"one": normal(1), "group": normal(3)}, inputs=groups)
+    assert (diagnosis.dim, diagnosis.design) == (1, 0)
+
+
+def test_a_network_at_few_inputs_is_told_from_its_structure():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1))
+    diagnosis = diagnose(network, inputs=torch.randn(6, 3)).weights
+    assert (diagnosis.dim, diagnosis.design) == (5, 5)
+
+
+def test_the_report_fits_a_screen_and_answers():
+    report = str(diagnose(lambda p: torch.sigmoid(p["a"] * (p["t"][:, None] - p["b"])), IRT))
+    assert len(report.splitlines()) <= 40
+    assert max(map(len, report.splitlines())) <= 110
+    for words in (
+        "not identifiable",
+        "determined",
+        "dt = 1, db = 1",
+        "mid.LocationScale(",
+        "mid.attach(",
+        "finite part",
+    ):
+        assert words in report
 
 
 @pytest.mark.parametrize("point", [torch.arange(3), [1.0, 2.0], None])
