@@ -197,7 +197,7 @@ def _assembled(
     closed = closed or (many and group is not None)
     small = probe.size <= _LARGE
     stages.begin("finite symmetries")
-    discrete = find_discrete(probe, fields, points, labels, solve=found.null_dim == 0) if small else ()
+    discrete = find_discrete(probe, fields, points, labels, solve=found.null_dim == 0 and probe.exact) if small else ()
     stages.begin("information at the point")
     directions = directions_at(probe, found.null_dim, nulls.scale, labels) if small else ()
     diagnosis = Diagnosis(

@@ -19,7 +19,7 @@ from manifoldid.diagnose.generated import affine_matrices
 from manifoldid.diagnose.labels import Labels
 from manifoldid.diagnose.moves import relative_change
 from manifoldid.diagnose.probe import Probe
-from manifoldid.points import Point, flatten, unflatten
+from manifoldid.points import Point, blocks_of, flatten, unflatten
 
 _SAME = 1e-9
 _MOST_TRIES = 700
@@ -69,8 +69,12 @@ class _Finder:
         if not error <= _SAME or self._known(move):
             return False
 
+        first_block = next(iter(blocks_of(self.probe.like)))
+        event_ndim = blocks_of(self.probe.like)[first_block].ndim
+
         def on_points(x: Point) -> Point:
-            return unflatten(move(flatten(x)), x)
+            ndim = blocks_of(x)[first_block].ndim - event_ndim
+            return unflatten(move(flatten(x, ndim)), x, ndim)
 
         self.found.append(DiscreteSymmetry(name, text, on_points, error))
         self.moves.append(move)

@@ -273,6 +273,7 @@ def test_finite_symmetries_are_found_once(predict, point, count):
     for symmetry in diagnosis.discrete:
         moved = symmetry.map(point)
         assert torch.allclose(predict(moved), predict(point))
+        assert torch.equal(symmetry.map(torch.stack([point, point])), torch.stack([moved, moved]))
         assert not torch.allclose(moved, point)
 
 

@@ -8,14 +8,17 @@ from manifoldid.diagnose import diagnose
 F64 = torch.float64
 
 
+# Six parameters and more: second solutions are counted for up to five, which takes a second each
+
+
 def linear(generator):
-    n = int(torch.randint(2, 9, (1,), generator=generator))
+    n = int(torch.randint(6, 9, (1,), generator=generator))
     design = torch.randn(2 * n, n, generator=generator, dtype=F64) * torch.logspace(0, -3, n, dtype=F64)
     return lambda x: design @ x, torch.randn(n, generator=generator, dtype=F64)
 
 
 def logistic(generator):
-    n = int(torch.randint(2, 7, (1,), generator=generator))
+    n = int(torch.randint(6, 8, (1,), generator=generator))
     design = torch.randn(3 * n, n, generator=generator, dtype=F64)
     return lambda x: torch.nn.functional.logsigmoid(design @ x), torch.randn(n, generator=generator, dtype=F64)
 
@@ -35,17 +38,18 @@ def network(generator):
 
 
 def anchored_comparisons(generator):
-    i, j = torch.combinations(torch.arange(5)).T
-    scale = 10 ** (2 * torch.rand(5, generator=generator, dtype=F64))
+    i, j = torch.combinations(torch.arange(6)).T
+    scale = 10 ** (2 * torch.rand(6, generator=generator, dtype=F64))
     return (
         lambda x: torch.cat([torch.sigmoid(x[i] / scale[i] - x[j] / scale[j]), x[:1]]),
-        scale * torch.randn(5, generator=generator, dtype=F64),
+        scale * torch.randn(6, generator=generator, dtype=F64),
     )
 
 
 def powers(generator):
     t = torch.linspace(0.2, 3, 15, dtype=F64)
-    return lambda x: x[0] * t ** x[1] + x[2], 0.3 + torch.rand(3, generator=generator, dtype=F64)
+    curve = lambda x: x[0] * t ** x[1] + x[2]  # noqa: E731
+    return lambda x: torch.stack([curve(x[:3]), curve(x[3:])]), 0.3 + torch.rand(6, generator=generator, dtype=F64)
 
 
 KINDS = (linear, logistic, exponentials, network, anchored_comparisons, powers)
