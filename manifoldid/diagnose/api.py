@@ -18,7 +18,7 @@ from manifoldid.diagnose.invariants import invariants
 from manifoldid.diagnose.labels import Labels, labels_of
 from manifoldid.diagnose.large import add_large_projections, search_large
 from manifoldid.diagnose.match import match_group
-from manifoldid.diagnose.moves import finite_moves, relative_change
+from manifoldid.diagnose.moves import finite_moves, relative_change, straight_move
 from manifoldid.diagnose.naming import MOST_BRACKETS, name_of, name_of_many, structure_of
 from manifoldid.diagnose.networks import NetworkDiagnosis, diagnose_network
 from manifoldid.diagnose.notes import BLIND, notes_of
@@ -32,6 +32,7 @@ from manifoldid.diagnose.strategy import search_closed_forms
 _LARGE = 600  # parameters beyond which derivatives are never matrices
 _MOVES = 1e-6  # relative change under a finite move that shows that a null direction is no gauge
 
+_MOST_INTEGRATED = 2  # unnamed fields whose flows are integrated, a null space at every step
 _DRAWS = 20  # random points at which a model without derivatives is watched
 
 
@@ -153,8 +154,12 @@ def _generators(
     """The generators that finite moves confirm, and the formulas of those that they do not."""
     generators, lost, kept = [], [], []
     together = _moved_together(probe, fields, points[0])
+    unnamed = sum(not f.closed_form for f in fields)
     for field in fields:
-        error, complete = together or finite_moves(probe, field, points)
+        if not field.closed_form and unnamed > _MOST_INTEGRATED:
+            error, complete = straight_move(probe, field, points[0]), False
+        else:
+            error, complete = together or finite_moves(probe, field, points)
         text = formula(field, labels)
         if error > _MOVES:
             lost.append(text)

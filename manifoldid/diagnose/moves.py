@@ -54,7 +54,7 @@ def finite_moves(probe: Probe, field: Field, points: list[Tensor]) -> tuple[floa
         The largest relative change of predictions over short moves, and whether long moves exist and change nothing either.
     """
     if not field.closed_form and probe.size > _INTEGRATED:
-        return _first_order(probe, field, points[-1]), False
+        return straight_move(probe, field, points[-1]), False
     error, complete = 0.0, True
     alone = isinstance(field, ClosedField) and field.lone_coordinate() is not None
     for x in points:
@@ -70,7 +70,7 @@ def finite_moves(probe: Probe, field: Field, points: list[Tensor]) -> tuple[floa
     return error, complete
 
 
-def _first_order(probe: Probe, field: Field, x: Tensor) -> float:
+def straight_move(probe: Probe, field: Field, x: Tensor) -> float:
     """The relative change of predictions along a small straight step, beyond what its curvature explains."""
     step = 1e-4 * natural_time(field, x) * field(x)
     ahead, behind = probe.values(x + step), probe.values(x - step)
