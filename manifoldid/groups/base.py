@@ -218,6 +218,14 @@ class GaugeGroup(ABC):
         mine = [t.ndim for name, t in blocks_of(x).items() if not self.block_names or name in self.block_names]
         return max(0, min(mine) - self.event_dim)
 
+    def entry_weights(self, weights: Weights, x: Point) -> Weights:
+        """Item weights of `x` as `points.flat_weights` reads them: (n,) along the first dimension of a point, or one per entry.
+
+        Groups whose items lie along another dimension spread their weights over the entries.
+        """
+        del x
+        return weights
+
     def regular_columns(self) -> "list[tuple[GaugeGroup, str]]":
         """What the columns of `Canonical.regular` speak of: a group, and which of its blocks in words."""
         return [(self, "")]

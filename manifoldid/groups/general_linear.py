@@ -199,6 +199,16 @@ class GeneralLinear(GaugeGroup):
         )
         return first, second
 
+    def entry_weights(self, weights: Weights, x: Point) -> Weights:
+        """See `GaugeGroup.entry_weights`: items are columns where the rank comes first (PEFT's lora_A)."""
+        if weights is None or isinstance(weights, Tensor):
+            return weights
+        columns = {n: x[n].shape[-2:] for n, d in zip(self.block_names, self.rank_dims, strict=True) if d in (0, -2)}
+        return {
+            name: w.expand(columns[name]) if name in columns and w.shape == columns[name][1:] else w
+            for name, w in weights.items()
+        }
+
     def geometry(self, weights: Weights = None) -> NamedBlocksGeometry:
         return NamedBlocksGeometry(GeneralLinearGeometry(self, weights), weights)
 

@@ -59,7 +59,7 @@ class Geometry:
         """The metric <u, v>_x; shape (*batch)."""
         form, ndim = self._form(x), self.group.batch_ndim(x)
         product = flatten(self._pull(form, x, u), ndim) * flatten(self._pull(form, x, v), ndim)
-        w = flat_weights(self.weights, x, ndim)
+        w = self._flat_weights(x, ndim)
         return (product if w is None else product * w).sum(-1)
 
     def horizontal(self, x: Point, u: Point) -> Point:
@@ -76,7 +76,7 @@ class Geometry:
         form, ndim = self._form(x), self.group.batch_ndim(x)
         _, pull_back = torch.func.vjp(lambda y: moved(self.group, form.xi, y), form.point)[:2]
         covector = flatten(pull_back(derivative)[0], ndim)
-        w = flat_weights(self.weights, x, ndim)
+        w = self._flat_weights(x, ndim)
         gradient = unflatten(covector if w is None else covector / w, x, ndim)
         return self._push(form, self._horizontal_at(form.point, gradient))
 
@@ -89,7 +89,7 @@ class Geometry:
         """
         form, ndim = self._form(x), self.group.batch_ndim(x)
         pulled = flatten(self._pull(form, x, u), ndim)
-        w = flat_weights(self.weights, x, ndim)
+        w = self._flat_weights(x, ndim)
         pulled = pulled if w is None else pulled * w.sqrt()
         level = pulled.norm(dim=-1, keepdim=True) / math.sqrt(pulled.shape[-1])
         own = self._acts_by_entry(form, ndim)[..., None]
@@ -189,6 +189,9 @@ class Geometry:
         self._recent = [(tensors, versions, form), *self._recent[:1]]
         return form
 
+    def _flat_weights(self, x: Point, ndim: int) -> Tensor | None:
+        return flat_weights(self.group.entry_weights(self.weights, x), x, ndim)
+
     def _pull(self, form: Canonical, x: Point, u: Point) -> Point:
         """`u` at `x`, carried to the canonical representative."""
         return pushforward(lambda y: self.group.undo(form.xi, y), x, u)
@@ -201,7 +204,7 @@ class Geometry:
         """`u` less its component along the orbit in the weighted Euclidean metric, for canonical `y`."""
         ndim = self.group.batch_ndim(y)
         rows = flatten_basis(self.group.vertical_basis(y), y, ndim)
-        w = flat_weights(self.weights, y, ndim)
+        w = self._flat_weights(y, ndim)
         root = None if w is None else w.sqrt()
         vector = flatten(u, ndim)
         scaled, right = (rows, vector) if root is None else (rows * root, vector * root)

@@ -73,7 +73,7 @@ class _Objective:
     def __init__(self, group: GaugeGroup, to: Point, weights: Weights, like: Point):
         self.group, self.to = group, to
         self.ndim = group.batch_ndim(like)
-        self.weights = flat_weights(weights, like, self.ndim)
+        self.weights = flat_weights(group.entry_weights(weights, like), like, self.ndim)
 
     def residual(self, xi: Tensor, x: Point) -> Tensor:
         rest = flatten(moved(self.group, xi, x), self.ndim) - flatten(self.to, self.ndim)

@@ -113,6 +113,16 @@ class Product(GaugeGroup):
             group.validate(_part(x, of), f"{name}[{of!r}]" if isinstance(of, str) else name)
         return x
 
+    def entry_weights(self, weights: Weights, x: Point) -> Weights:
+        """See `GaugeGroup.entry_weights`: those of the factors."""
+        if weights is None or isinstance(weights, Tensor):
+            return weights
+        spread = dict(weights)
+        for group, of in self._factors:
+            part = group.entry_weights(part_of_weights(weights, of), _part(x, of))
+            spread.update({of: part} if isinstance(part, Tensor) and isinstance(of, str) else part or {})
+        return spread
+
     def regular_columns(self) -> list[tuple[GaugeGroup, str]]:
         """See `GaugeGroup.regular_columns`: the columns of the factors, with the name of the block."""
         columns = []

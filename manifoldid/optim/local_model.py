@@ -94,7 +94,7 @@ class LocalModel:
 
     def __init__(self, objective: Objective, group: GaugeGroup, weights: Weights, x: Point):
         self.objective, self.group, self.weights, self.x = objective, group, weights, x
-        w = flat_weights(weights, x, group.batch_ndim(x))
+        w = flat_weights(group.entry_weights(weights, x), x, group.batch_ndim(x))
         # a metric needs positive weights; items of weight 0 only leave the definition of the origin to the others
         geometry = group.geometry(weights if w is None or bool((w > 0).all()) else None)
         self.geometry = geometry.remembering()  # nobody writes to `x` while the model lives

@@ -36,7 +36,7 @@ def frechet_mean(group: GaugeGroup, points: Point, weights: Weights = None) -> P
     members = form.point
     geometry, mean = group.geometry(weights).remembering(), map_blocks(lambda t: t[:1], members)
     ndim = group.batch_ndim(members)
-    w = flat_weights(weights, members, ndim, group.shards)
+    w = flat_weights(group.entry_weights(weights, members), members, ndim, group.shards)
 
     def displacement(mean: Point) -> Tensor:
         try:

@@ -3,8 +3,10 @@ import torch
 from cases import randn
 
 import manifoldid as mid
+from manifoldid.groups.geometry import Geometry
 from manifoldid.groups.orbit import flatten_basis
 from manifoldid.points import flatten
+from manifoldid.quotient.frechet import frechet_mean
 
 GROUP = mid.GeneralLinear("A", "B")
 POINT = {"A": randn(8, 3), "B": randn(6, 3, seed=1)}
@@ -247,6 +249,32 @@ def test_an_ensemble_of_factorisations_is_aligned():
     ensemble = mid.Ensemble(members, GROUP)
     for spread in ensemble.std().values():
         assert float(spread.max()) < 0.1
+
+
+def test_weights_of_rows_are_those_of_columns_in_the_layout_of_peft():
+    """One set of members in both layouts, with weights, has one mean, one metric and one closest representative."""
+    weights = {"A": torch.linspace(0.5, 2, 8).double(), "B": torch.linspace(1, 3, 6).double()}
+    peft = mid.GeneralLinear("A", "B", rank_dims=(0, -1))
+
+    def turned(x):
+        return {"A": x["A"].mT, "B": x["B"]}
+
+    centre = {"A": randn(8, 2), "B": randn(6, 2, seed=1)}
+    members = [
+        moved({n: t + 0.02 * randn(*t.shape, seed=20 + k) for n, t in centre.items()}, 5.0, seed=k) for k in range(5)
+    ]
+    stacked = {name: torch.stack([m[name] for m in members]) for name in "AB"}
+    mean, other = frechet_mean(GROUP, stacked, weights), frechet_mean(peft, turned(stacked), weights)
+    torch.testing.assert_close(other["A"].mT, mean["A"])
+    torch.testing.assert_close(other["B"], mean["B"])
+    x, u = members[0], members[1]
+    torch.testing.assert_close(
+        Geometry(peft, weights).inner(turned(x), turned(u), turned(u)), Geometry(GROUP, weights).inner(x, u, u)
+    )
+    nested = mid.Product(peft, skill=mid.Translation())
+    points = {**turned(stacked), "skill": randn(5, 4)}
+    again = frechet_mean(nested, points, {**weights, "skill": torch.arange(1.0, 5.0)})
+    torch.testing.assert_close(again["A"].mT, mean["A"])
 
 
 @pytest.mark.compile
