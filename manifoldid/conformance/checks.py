@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from manifoldid.conformance.case import Case, as_float64, normal, normal_vector
-from manifoldid.conformance.group_checks import GROUP_CHECKS, sample_has_a_representative
+from manifoldid.conformance.group_checks import GROUP_CHECKS, act_returns_a_point, sample_has_a_representative
 from manifoldid.conformance.manifold_checks import MANIFOLD_CHECKS, ManifoldSpace, sample_is_on_the_manifold
 from manifoldid.conformance.runner import Check, Report, Skip, run_checks
 from manifoldid.conformance.space_checks import SPACE_CHECKS
@@ -45,7 +45,9 @@ def check_group(
         hint = "; did you forget the parentheses?" if isinstance(group, type) else ""
         raise TypeError(f"`group` must be a gauge group, got {group!r}{hint}")
     case = _group_case(group, sample, invariant, weights)
-    return run_checks((*GROUP_CHECKS, *SPACE_CHECKS), case, repr(group), needed=sample_has_a_representative)
+    return run_checks(
+        (*GROUP_CHECKS, *SPACE_CHECKS), case, repr(group), needed=(act_returns_a_point, sample_has_a_representative)
+    )
 
 
 def check_manifold(manifold: Any, sample: Tensor, *, invariant: Callable[[Tensor], Any] | None = None) -> Report:
@@ -66,7 +68,7 @@ def check_manifold(manifold: Any, sample: Tensor, *, invariant: Callable[[Tensor
         raise TypeError(f"`manifold` must be a geoopt manifold, got {type(manifold).__name__}")
     case = _manifold_case(manifold, sample, invariant)
     checks = (*MANIFOLD_CHECKS, *SPACE_CHECKS)
-    return run_checks(checks, case, repr(manifold), needed=sample_is_on_the_manifold)
+    return run_checks(checks, case, repr(manifold), needed=(sample_is_on_the_manifold,))
 
 
 def parametrize_with_checks(subjects: Iterable[tuple[Any, Any]]) -> Any:

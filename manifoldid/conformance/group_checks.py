@@ -2,9 +2,11 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+from manifoldid._linalg import pushforward
 from manifoldid.conformance.case import (
     Case,
     as_float32,
@@ -13,8 +15,8 @@ from manifoldid.conformance.case import (
     require_close,
     velocity,
 )
-from manifoldid.conformance.runner import Skip, check
-from manifoldid.groups.base import checked
+from manifoldid.conformance.runner import Finding, Skip, check
+from manifoldid.groups.base import GaugeGroup, checked
 from manifoldid.groups.orbit import flatten_basis, moved, velocities, zero_coordinates
 from manifoldid.invariance import check_invariance
 from manifoldid.points import Point, blocks_of, event_numel, flatten, map_blocks
@@ -36,6 +38,71 @@ def sample_has_a_representative(case: Case) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- the action
+
+
+@check("act")
+def act_returns_a_point(case: Case) -> None:
+    """act(xi, x) is a point shaped like x, the same in a second call, differentiable, and does not write to xi or x."""
+    group, x = case.group, case.x
+    if group is None:
+        raise Skip("there is no group")
+    zero = zero_coordinates(group, x)
+    xi = 0.1 * normal(zero, 40)
+    before = xi.clone(), map_blocks(torch.clone, x)
+    y = _first_call(group, xi, x)
+    kind = "a dict of blocks" if isinstance(x, dict) else "a tensor"
+    blocks = y if isinstance(y, dict) else {"": y}
+    if isinstance(x, dict) != isinstance(y, dict) or not all(isinstance(t, torch.Tensor) for t in blocks.values()):
+        raise Finding(f"act must return {kind} like `x`, got {type(y).__name__}; is there a `return`?")
+    for name, t in blocks.items():
+        label = f"block {name!r} of act" if name else "act"
+        require(name in blocks_of(x), f"act returns the block {name!r}, which `x` does not have")
+        wanted = blocks_of(x)[name]
+        require(t.shape == wanted.shape, f"{label} turns shape {tuple(wanted.shape)} into {tuple(t.shape)}")
+        require(t.dtype == wanted.dtype, f"{label} turns dtype {wanted.dtype} into {t.dtype}")
+    unchanged = torch.equal(before[0], xi) and all(
+        map(torch.equal, blocks_of(before[1]).values(), blocks_of(x).values())
+    )
+    if not unchanged:
+        for t, old in zip(blocks_of(x).values(), blocks_of(before[1]).values(), strict=True):
+            t.copy_(old)
+        raise Finding(
+            "act writes to its arguments: use x + xi instead of x += xi, and clone before assigning to entries"
+        )
+    require(
+        all(bool(torch.isfinite(t.abs()).all()) for t in blocks.values()),
+        "act gives nan or infinite entries; is the sample inside of the domain of the action?",
+    )
+    require_close(moved(group, xi, x), moved(group, *before), "act gives another result in a second call", 1e-12)
+    if xi.shape[-1]:
+        _has_derivatives(case, xi)
+
+
+def _first_call(group: GaugeGroup, xi: torch.Tensor, x: Point) -> Any:
+    try:
+        return group.act(xi, x)
+    except Exception as error:
+        hint = "" if xi.shape[-1] else f"; `dim` of {type(group).__name__} is 0, set it to the number of coordinates"
+        raise Finding(
+            f"act(xi, x) raises {type(error).__name__}: {error} for xi of shape {tuple(xi.shape)}{hint}"
+        ) from error
+
+
+def _has_derivatives(case: Case, xi: torch.Tensor) -> None:
+    """Every property of a group follows from derivatives of its action."""
+    group, x = case.group, case.x
+    try:
+        slope = pushforward(lambda t: moved(group, t, x), xi, torch.ones_like(xi))
+    except Exception as error:
+        raise Finding(
+            f"act has no derivative by xi ({type(error).__name__}: {' '.join(str(error).split())[:120]}): write it with operations of "
+            "torch, without .item(), .numpy(), .data or float()"
+        ) from error
+    finite = velocity(lambda t: moved(group, xi + t, x))
+    hint = "is a part of it computed outside of torch, by .item(), float() or .data?"
+    require_close(
+        slope, finite, f"the derivative of act by xi, by autodiff, is not that of finite differences; {hint}", 1e-2
+    )
 
 
 @check("act")
@@ -307,6 +374,7 @@ def weights_for(case: Case):
 
 
 GROUP_CHECKS = (
+    act_returns_a_point,
     identity_does_nothing,
     action_keeps_shape_and_dtype,
     moves_compose,

@@ -122,14 +122,14 @@ def run_check(one: Check, case: Any) -> Outcome:
     return Outcome(one.name, one.look_at, "passed")
 
 
-def run_checks(checks: Iterable[Check], case: Any, subject: str, needed: Check | None = None) -> Report:
+def run_checks(checks: Iterable[Check], case: Any, subject: str, needed: Iterable[Check] = ()) -> Report:
     """Runs all checks.
 
     Args:
         checks: What to run.
         case: What to run it on.
         subject: What the report is about.
-        needed: The last of the checks without which the others make no sense: when one of them fails, the others are skipped.
+        needed: Checks without which those after them make no sense: when one has failed by then, the rest is skipped.
 
     Returns:
         The report.
@@ -141,6 +141,6 @@ def run_checks(checks: Iterable[Check], case: Any, subject: str, needed: Check |
             outcomes.append(Outcome(one.name, one.look_at, "skipped", f"{', '.join(broken)} failed"))
             continue
         outcomes.append(run_check(one, case))
-        if one is needed:
+        if one in needed:
             broken = [outcome.name for outcome in outcomes if outcome.status == "failed"]
     return Report(subject, tuple(outcomes))

@@ -108,7 +108,58 @@ def test_exceptions_of_the_group_are_findings():
             raise RuntimeError("out of cheese")
 
     report = mid.conformance.check_group(Raises(), randn(5))
-    assert "RuntimeError: out of cheese" in report.failures["identity_does_nothing"]
+    assert set(report.failures) == {"act_returns_a_point"}
+    assert "raises RuntimeError: out of cheese" in report.failures["act_returns_a_point"]
+
+
+def hostile(act, dim=1):
+    """A group with somebody's idea of an action."""
+    return type("Hostile", (mid.GaugeGroup,), {"dim": dim, "act": lambda self, xi, x: act(xi, x)})()
+
+
+def _counting():
+    calls = []
+
+    def act(xi, x):
+        calls.append(1)
+        return x + xi * len(calls)
+
+    return act
+
+
+HOSTILE = {
+    "raises": (lambda xi, x: {}["oops"], "act(xi, x) raises KeyError"),
+    "no-return": (lambda xi, x: None, "got NoneType; is there a `return`?"),
+    "another-kind": (lambda xi, x: {"x": x + xi}, "act must return a tensor like `x`, got dict"),
+    "array": (lambda xi, x: (x + xi).numpy(), "act must return a tensor like `x`, got ndarray"),
+    "shape": (lambda xi, x: (x + xi)[..., :-1], "act turns shape (6,) into (5,)"),
+    "complex": (lambda xi, x: torch.complex(x + xi, x), "act turns dtype torch.float64 into torch.complex128"),
+    "integer": (lambda xi, x: (x + xi).round().long(), "act turns dtype torch.float64 into torch.int64"),
+    "single": (lambda xi, x: (x + xi).float(), "act turns dtype torch.float64 into torch.float32"),
+    "in-place": (lambda xi, x: x.add_(xi), "act writes to its arguments"),
+    "writes-to-coordinates": (lambda xi, x: x + xi.mul_(2), "act writes to its arguments"),
+    "item": (lambda xi, x: x + xi.item(), "computed outside of torch"),
+    "numpy": (lambda xi, x: torch.from_numpy(x.numpy() + xi.numpy()), "act has no derivative by xi"),
+    "data": (lambda xi, x: x + xi.data, "computed outside of torch"),
+    "nan": (lambda xi, x: (x + xi).sqrt(), "is the sample inside of the domain"),
+    "forgetful": (_counting(), "act gives another result in a second call"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_an_action_does_wrong_is_one_readable_line(name):
+    act, message = HOSTILE[name]
+    sample = randn(6)
+    report = mid.conformance.check_group(hostile(act), sample)
+    assert set(report.failures) == {"act_returns_a_point"}
+    assert message in report.failures["act_returns_a_point"]
+    assert f"skipped {len(report.skipped)} checks: act_returns_a_point failed" in str(report)
+    assert torch.equal(sample, randn(6))
+
+
+def test_a_forgotten_dimension_is_named():
+    report = mid.conformance.check_group(hostile(lambda xi, x: x + xi, dim=0), randn(6))
+    assert "`dim` of Hostile is 0" in report.failures["act_returns_a_point"]
 
 
 def test_a_sample_without_quotient_is_a_finding():

@@ -344,7 +344,7 @@ GROUPS = {
     "other-move-elsewhere": Wrong(OtherMoveElsewhere(), randn(7), "moves_compose"),
     "moving-identity": Wrong(MovingIdentity(), randn(7), "identity_does_nothing"),
     "wrong-dimension": Wrong(WrongDimension(), randn(7), "dimension_is_that_of_the_orbit"),
-    "missing-coordinate": Wrong(MissingCoordinate(), randn(7), "identity_does_nothing"),
+    "missing-coordinate": Wrong(MissingCoordinate(), randn(7), "act_returns_a_point"),
     "broken-batch": Wrong(BrokenBatch(), randn(7), "points_of_a_batch_move_alone"),
     "float32-only": Wrong(Float32Only(), randn(7), "identity_does_nothing"),
     "always-float64": Wrong(AlwaysFloat64(), randn(7), "action_keeps_shape_and_dtype"),
