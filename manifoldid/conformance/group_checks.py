@@ -75,7 +75,7 @@ def act_returns_a_point(case: Case) -> None:
     )
     require_close(moved(group, xi, x), moved(group, *before), "act gives another result in a second call", 1e-12)
     if xi.shape[-1]:
-        _has_derivatives(case, xi)
+        _has_derivatives(group, xi, x)
 
 
 def _first_call(group: GaugeGroup, xi: torch.Tensor, x: Point) -> Any:
@@ -88,9 +88,8 @@ def _first_call(group: GaugeGroup, xi: torch.Tensor, x: Point) -> Any:
         ) from error
 
 
-def _has_derivatives(case: Case, xi: torch.Tensor) -> None:
+def _has_derivatives(group: GaugeGroup, xi: torch.Tensor, x: Point) -> None:
     """Every property of a group follows from derivatives of its action."""
-    group, x = case.group, case.x
     try:
         slope = pushforward(lambda t: moved(group, t, x), xi, torch.ones_like(xi))
     except Exception as error:
