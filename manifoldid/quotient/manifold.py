@@ -323,7 +323,8 @@ def parameter(tensor: Tensor, group: GaugeGroup, weights: Tensor | None = None) 
 
     Returns:
         A `geoopt.ManifoldParameter` on `QuotientManifold(group, weights)`. State dicts save and load it; use
-        `load_state_dict(assign=False)`: assigning replaces the parameter by one without manifold.
+        `load_state_dict(assign=False)`: assigning replaces the parameter by one without manifold, with a warning.
+        `module.to("meta")` loses the manifold too, and there torch tells nobody: put `mid.parameter` in its place again.
 
     Raises:
         TypeError: `tensor` is no floating tensor, `group` is no group, or acts on a dict.
