@@ -1,5 +1,6 @@
 """Maximum likelihood on the quotient: a Riemannian trust region with truncated conjugate gradients."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +9,13 @@ from manifoldid.groups.base import GaugeGroup
 from manifoldid.inference.names import Names, checked_names
 from manifoldid.inference.objective import Likelihood, check_likelihood, prepared
 from manifoldid.inference.progress import Progress
-from manifoldid.inference.recession import moves_on, runs_away, who_runs_away
+from manifoldid.inference.recession import lone_runaway, moves_on, runs_away, who_runs_away
 from manifoldid.optim.local_model import FunctionObjective, LocalModel
 from manifoldid.optim.steihaug import Search
 from manifoldid.points import Weights
 
 _WIDE = 1e4  # a trust region this wide makes one ask whether there is a minimum at all
+_LOOK = 20  # and so do this many steps
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,18 @@ def fit(
                 raise UnboundedEstimateError(who_runs_away(before, step.u, called))
             if search.stopped:
                 break
-    if search.last is not None and moves_on(search.model, search.last.u) and runs_away(search.model, search.last.u):
-        raise UnboundedEstimateError(who_runs_away(search.model, search.last.u, called))
+            if k % _LOOK == _LOOK - 1:
+                _refuse_infinity(search, called)
+    _refuse_infinity(search, called)
     end, why = search.model, search.stopped or f"`max_iterations` = {max_iterations} steps were not enough"
     return FitResult(end.x, end.value, search.converged, k + (not search.converged), end.norm, why)
+
+
+def _refuse_infinity(search: Search, names: Mapping[str, Sequence[str]]) -> None:
+    """Raises where the last step is too long for an end and somebody runs away."""
+    if search.last is None or not moves_on(search.model, search.last.u):
+        return
+    u = search.last.u
+    away = u if runs_away(search.model, u) else lone_runaway(search.model, u)
+    if away is not None:
+        raise UnboundedEstimateError(who_runs_away(search.model, away, names))

@@ -8,9 +8,11 @@ from torch import Tensor
 from manifoldid.errors import listed
 from manifoldid.inference.names import item_label
 from manifoldid.optim.local_model import LocalModel
-from manifoldid.points import blocks_of, flatten, unflatten
+from manifoldid.points import blocks_of, flatten, like_point, unflatten
 
 _AHEAD = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)  # steps ahead at which a direction of recession is looked at
+_FAR = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)  # units by which one number alone is moved
+_LOOKED_AT = 20  # numbers that are moved alone
 
 
 def runs_away(model: LocalModel, u: Tensor) -> bool:
@@ -25,6 +27,41 @@ def runs_away(model: LocalModel, u: Tensor) -> bool:
         if not value <= last + 64 * eps * abs(last):
             return False
         last = min(value, last)
+    return True
+
+
+def lone_runaway(model: LocalModel, u: Tensor) -> Tensor | None:
+    """A direction of recession of one number alone: the likelihood never gets worse one way and does the other way.
+
+    On curved sections the way to infinity bends, so that the last step is none; the number that causes it still has one. Looked at are
+    those that the step moves most, in their own scale.
+
+    Args:
+        model: The objective where the iteration ended.
+        u: The last step.
+    """
+    relative = _logarithmic(model, u).abs() / (1 + _logarithmic_size(model))
+    for k in relative.topk(min(_LOOKED_AT, len(u))).indices.tolist():
+        unit = torch.zeros_like(u)
+        unit[k] = 1.0
+        ways = [_endures(model, sign * unit) for sign in (1.0, -1.0)]
+        if ways[0] != ways[1]:
+            return unit if ways[0] else -unit
+    return None
+
+
+def _endures(model: LocalModel, unit: Tensor) -> bool:
+    """Whether the objective stays at its value, or falls, as one number goes far; positive numbers by factors."""
+    slack = 64 * torch.finfo(model.slope.dtype).eps * abs(model.value)
+    positive, x = _positive(model), blocks_of(model.x)
+    for t in _FAR:
+        blocks = {}
+        for name, step in blocks_of(unflatten(unit, model.x)).items():
+            own = x[name]
+            blocks[name] = own * (step * (1 + t) ** 0.5).clamp(-20, 20).exp() if name in positive else own + t * step
+        value = model.objective.value(like_point(blocks, model.x))
+        if not value <= model.value + slack:
+            return False
     return True
 
 
@@ -58,9 +95,21 @@ def who_runs_away(model: LocalModel, u: Tensor, names: Mapping[str, Sequence[str
 
 def _logarithmic(model: LocalModel, u: Tensor) -> Tensor:
     """The tangent vector `u`, relative to the point in blocks of positive numbers."""
-    positive = set()
-    for factor, of in model.group.factors():
-        positive.update([of] if isinstance(of, str) and factor.positive else factor.positive)
+    positive = _positive(model)
     vectors = blocks_of(unflatten(u, model.x))
     pieces = [vectors[name] / t if name in positive else vectors[name] for name, t in blocks_of(model.x).items()]
     return torch.cat([flatten(piece) for piece in pieces])
+
+
+def _logarithmic_size(model: LocalModel) -> Tensor:
+    """The modulus of every number of the point; 0 for those that count in logs."""
+    positive = _positive(model)
+    return torch.cat([flatten(0 * t if name in positive else t).abs() for name, t in blocks_of(model.x).items()])
+
+
+def _positive(model: LocalModel) -> set[str]:
+    """The blocks of positive numbers."""
+    positive: set[str] = set()
+    for factor, of in model.group.factors():
+        positive.update([of] if isinstance(of, str) and factor.positive else factor.positive)
+    return positive

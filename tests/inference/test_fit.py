@@ -147,3 +147,34 @@ def test_names_are_used_where_someone_runs_away():
 
     with pytest.raises(mid.UnboundedEstimateError, match="items Ann run away"):
         mid.fit(nll, torch.zeros(3, dtype=F64), mid.Translation(), names=["Ann", "Bob", "Cy"])
+
+
+def test_an_item_that_everybody_solves_is_named_although_its_way_to_infinity_bends():
+    generator = torch.Generator().manual_seed(0)
+    ability, easy = torch.randn(60, generator=generator, dtype=F64), torch.linspace(-1, 1, 5, dtype=F64)
+    solved = torch.bernoulli(torch.sigmoid(1.2 * (ability[:, None] + easy)), generator=generator)
+    solved[:, 1] = 1
+    nodes = torch.linspace(-4, 4, 17, dtype=F64)
+    share = (-0.5 * nodes.square()).log_softmax(0)
+
+    def nll(point):
+        at = point["mu"] + point["tau"] * nodes
+        score = point["alpha"][:, None] * (at - point["beta"][:, None])
+        logsigmoid = torch.nn.functional.logsigmoid
+        return -(solved @ logsigmoid(score) + (1 - solved) @ logsigmoid(-score) + share).logsumexp(1).sum()
+
+    one = torch.ones(1, dtype=F64)
+    start = {"alpha": torch.ones(5, dtype=F64), "beta": -easy, "mu": 0 * one, "tau": one}
+    gauge = mid.LocationScale(locations=("beta", "mu"), scales=("tau",), slopes=("alpha",))
+    with pytest.raises(mid.UnboundedEstimateError, match=r"items 1 of block '(alpha|beta)' run"):
+        mid.fit(nll, start, gauge)
+
+
+def test_a_weak_direction_is_fitted_and_not_called_infinite():
+    def nll(x):
+        return league()(x) + 0.5 * (1e-5 * (x[5] - x[0] - 2)).square()
+
+    fit = mid.fit(nll, torch.zeros(6, dtype=F64), mid.Translation())
+    assert fit.converged
+    error = mid.infer(nll, fit.point, mid.Translation()).contrast(lambda x: x[5] - x[0]).standard_error
+    assert float(error) == pytest.approx(1e5, rel=1e-3)
