@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
+from manifoldid.errors import listed
+
 if TYPE_CHECKING:
     # Whether a point is a tensor or a dict is a matter of the group, which no checker can follow; public functions that
     # give back what they take say so with `AnyPoint`.
@@ -65,7 +67,9 @@ def as_point(x: Any, name: str = "point") -> Point:
 
 def _floating(x: Any, name: str) -> Tensor:
     if not isinstance(x, Tensor):
-        raise TypeError(f"`{name}` must be a tensor or a dict of tensors, got {type(x).__name__}")
+        inner = isinstance(getattr(x, "point", None), Tensor | Mapping)
+        remedy = "did you mean its `.point`?" if inner else "torch.as_tensor makes one of a list or an array"
+        raise TypeError(f"`{name}` must be a tensor or a dict of tensors, got {type(x).__name__}; {remedy}")
     if not (x.is_floating_point() or x.is_complex()):
         raise TypeError(
             f"`{name}` must be a floating tensor, got dtype {x.dtype}; convert it with .double() or .float()"
@@ -206,12 +210,15 @@ def item_weights(weights: Tensor, event: torch.Size, like: Tensor, shards: Shard
     if weights.is_complex():
         raise ValueError(f"`weights` must be real, got dtype {weights.dtype}")
     w = weights.detach().to(device=like.device, dtype=_real_dtype(like))
-    wrong = ~torch.isfinite(w) | (w < 0)
-    sums = torch.stack([w.sum(), wrong.sum().to(w.dtype)])
+    unusable = ~torch.isfinite(w) | (w < 0)
+    sums = torch.stack([w.sum(), unusable.sum().to(w.dtype)])
     total, wrong = sums if shards is None else shards.sum(sums)
     if concrete(w):
         if bool(wrong > 0):
-            raise ValueError("`weights` must be finite and not negative")
+            here = unusable.flatten().nonzero()[:, 0].tolist()
+            raise ValueError(
+                f"`weights` must be finite and not negative; see item(s) {listed(here) or 'of another rank'}"
+            )
         if not bool(total > 0):
             raise ValueError("`weights` are all zero: at least one item must define the origin")
     return w * ((w.numel() if shards is None else shards.count(w.numel(), w)) / total)

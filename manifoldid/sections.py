@@ -9,7 +9,16 @@ from torch import Tensor
 from manifoldid.distributed import Local, is_spread, local_value, localised, spread_frame
 from manifoldid.groups import GaugeGroup
 from manifoldid.groups._items import ItemGroup
-from manifoldid.groups.base import Canonical, canonicalise, check_quotient, checked, code_of, same_dtype, same_value
+from manifoldid.groups.base import (
+    Canonical,
+    canonicalise,
+    check_quotient,
+    checked,
+    code_of,
+    require_group,
+    same_dtype,
+    same_value,
+)
 from manifoldid.groups.orbit import batch_shape
 from manifoldid.points import (
     AnyPoint,
@@ -156,7 +165,7 @@ class Section(_AnySection):
     at: Point | None
 
     def __init__(self, group: GaugeGroup, weights: Weights = None, at: Point | None = None):
-        _require_group(group)
+        require_group(group)
         self._set(group=group, weights=_kept(weights), at=None if at is None else _kept(as_point(at, "at")))
 
     @property
@@ -200,7 +209,7 @@ class Reference(_AnySection):
     index: Any
 
     def __init__(self, group: GaugeGroup, index: Any):
-        _require_group(group)
+        require_group(group)
         self._set(group=group, index=index.tolist() if isinstance(index, Tensor) else index)
 
     @property
@@ -265,12 +274,6 @@ class _BlockSections(_Immutable):
         for name, section in self.by_block.items():
             y[name] = section(x[name])
         return y
-
-
-def _require_group(group: object) -> None:
-    if not isinstance(group, GaugeGroup):
-        hint = "; did you forget the parentheses?" if isinstance(group, type) else ""
-        raise TypeError(f"`group` must be a gauge group, such as mid.Translation(), got {group!r}{hint}")
 
 
 def _with_blocks(group: GaugeGroup, blocks: Any) -> GaugeGroup:

@@ -12,7 +12,7 @@ from manifoldid.ensemble.align import align_members, align_observed, stacked
 from manifoldid.ensemble.bootstrap import Data, replicates
 from manifoldid.ensemble.report import ensemble_picture, ensemble_rows, ensemble_text
 from manifoldid.errors import DegeneratePointError, NotEstimableError, listed
-from manifoldid.groups.base import GaugeGroup, check_quotient
+from manifoldid.groups.base import GaugeGroup, check_quotient, require_group
 from manifoldid.inference.contrast import Contrast
 from manifoldid.inference.names import Names, checked_names, chosen_names, item_labels, real_shape
 from manifoldid.inference.pairwise import PairwiseContrasts, differences
@@ -67,8 +67,7 @@ class Ensemble:
         observed: Tensor | None = None,
         names: Names = None,
     ):
-        if not isinstance(group, GaugeGroup):
-            raise TypeError(f"`group` must be a gauge group, such as mid.Translation(), got {group!r}")
+        require_group(group)
         self.group = group
         self.weights = weights
         self.members: Point = map_blocks(torch.clone, group.validate(stacked(members), "members"))
@@ -77,6 +76,9 @@ class Ensemble:
             raise ValueError(
                 f"`members` must be stacked along the first dimension, at least two of them, got leading sizes {sorted(sizes)}"
             )
+        if not group.batch_ndim(self.members) and group.dimension(self.members):
+            shapes = {block or "members": tuple(t.shape) for block, t in blocks_of(self.members).items()}
+            raise ValueError(f"`members` must be stacked along the first dimension, (M, n); got one point, {shapes}")
         check_quotient(group, self.members, "members")
         self._size = sizes.pop()
         self.observed = None if observed is None else self._checked_mask(observed)

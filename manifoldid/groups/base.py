@@ -326,6 +326,21 @@ def canonicalise(group: GaugeGroup, x: Any, weights: Weights = None, name: str =
     return checked(group.canonical(compute_point(x), weights), group, x, name), x
 
 
+def require_group(group: object) -> None:
+    """Refuses what is no gauge group.
+
+    Raises:
+        TypeError: `group` is no group.
+    """
+    if isinstance(group, type) and issubclass(group, GaugeGroup):
+        raise TypeError(
+            f"`group` must be a gauge group, such as mid.Translation(), got the class {group.__name__}; "
+            "did you forget the parentheses?"
+        )
+    if not isinstance(group, GaugeGroup):
+        raise TypeError(f"`group` must be a gauge group, such as mid.Translation(), got {type(group).__name__}")
+
+
 def check_quotient(group: GaugeGroup, x: Point, name: str = "point") -> None:
     """Refuses points of which nothing is identifiable.
 

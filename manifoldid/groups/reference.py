@@ -30,7 +30,9 @@ def reference_items(group: ItemGroup, index: Any, items: int, each: int) -> list
     entries = [tuple(entry) if isinstance(entry, (tuple, list)) else (entry,) for entry in entries]
     wanted = "one item" if each == 1 else f"{each} items (i, j)"
     if len(entries) != group.block_count or any(len(entry) != each for entry in entries):
-        raise ValueError(f"`index` of Reference needs {wanted} for each of {group.block_count} block(s), got {index!r}")
+        raise ValueError(
+            f"`index` of Reference needs {wanted} for each of {group.block_count} block(s), got the index {index!r}"
+        )
     for entry in entries:
         for item in entry:
             if not isinstance(item, int) or isinstance(item, bool):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from manifoldid.errors import NotInvariantError
-from manifoldid.groups.base import GaugeGroup, canonicalise
+from manifoldid.groups.base import GaugeGroup, canonicalise, require_group
 from manifoldid.invariance import default_tolerance, largest_change, not_invariant
 from manifoldid.points import HALF, Point, Weights, blocks_of, detached, map_blocks
 
@@ -22,8 +22,7 @@ def prepared(point: Any, group: GaugeGroup, weights: Weights, name: str) -> Poin
         ValueError: The point is empty, in half precision or not finite, or its shapes do not fit.
         DegeneratePointError: It has no representative.
     """
-    if not isinstance(group, GaugeGroup):
-        raise TypeError(f"`group` must be a gauge group, such as mid.Translation(), got {group!r}")
+    require_group(group)
     point = map_blocks(torch.clone, detached(group.validate(point, name)))
     blocks = blocks_of(point)
     if not blocks or not any(t.numel() for t in blocks.values()):

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 from manifoldid.errors import NotInvariantWarning
-from manifoldid.groups.base import GaugeGroup, canonicalise
+from manifoldid.groups.base import GaugeGroup, canonicalise, require_group
 from manifoldid.invariance import default_tolerance, vertical_share
 from manifoldid.optim.local_model import Expansion, LocalModel
 from manifoldid.optim.steihaug import Search, Step
@@ -52,8 +52,7 @@ class TrustRegion(Optimizer):
         weights: Weights = None,
         tolerance: float | None = None,
     ):
-        if not isinstance(group, GaugeGroup):
-            raise TypeError(f"`group` must be a gauge group, such as mid.Translation(), got {group!r}")
+        require_group(group)
         if tolerance is not None and not tolerance >= 0:
             raise ValueError(f"`tolerance` must be a number >= 0, got {tolerance}")
         self._parameters = _one_point(params)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from manifoldid.errors import DegeneratePointError, listed
-from manifoldid.groups.base import GaugeGroup, check_quotient, checked, code_of, same_value
+from manifoldid.groups.base import GaugeGroup, check_quotient, checked, code_of, require_group, same_value
 from manifoldid.groups.geometry import Geometry
 from manifoldid.points import (
     Point,
@@ -49,9 +49,7 @@ class Quotient:
     _geometry: Geometry
 
     def __init__(self, group: GaugeGroup, weights: Weights = None):
-        if not isinstance(group, GaugeGroup):
-            hint = "; did you forget the parentheses?" if isinstance(group, type) else ""
-            raise TypeError(f"`group` must be a gauge group, such as mid.Translation(), got {group!r}{hint}")
+        require_group(group)
         object.__setattr__(self, "group", group)
         object.__setattr__(self, "weights", positive_weights(weights))
         object.__setattr__(self, "_geometry", group.geometry(self.weights))
