@@ -14,7 +14,7 @@ def test_sharded_scores_runs_under_torchrun_and_gives_what_one_process_gives():
         [*COMMAND, str(ROOT / "examples" / "sharded_scores.py"), "--scores", "2001", "--check"],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=400,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         check=False,
     )
