@@ -24,7 +24,7 @@ from torch.optim import Adam, Optimizer
 import manifoldid as mid
 
 Step = Callable[[], object]
-BUDGET, FEWEST, MOST = 2.0, 5, 200  # seconds a contestant has, and how many steps that may be
+BUDGET, FEWEST, MOST = 1.0, 5, 100  # seconds a contestant has, and how many steps that may be
 
 
 class Shape(NamedTuple):

@@ -292,15 +292,17 @@ class GeneralLinearGeometry(Geometry):
         needs one factor of full rank only, so that a factor that is zero gets its size as under a plain optimiser. The metric of this
         class would keep the ratio of A to B instead, and for a B that was zero a step ago that is the learning rate.
         """
-        a, b = self._factors(x)
-        da, db = self._vectors(x, displacement)
-        right = a.axes.mT @ (a.matrix.mT @ da - db.mT @ b.matrix) @ b.axes
-        left = a.values.square()[..., :, None] + b.values.square()[..., None, :]
-        usable = left > rank_tolerance(a.matrix) ** 2 * left.amax((-2, -1), keepdim=True)
+        # By Gram matrices and not by singular values: what is solved for has their condition, and a step has to be cheap.
+        (a, b), (da, db) = self._vectors(x, x), self._vectors(x, displacement)
+        (square_a, axes_a), (square_b, axes_b) = (_eigen(t.mT @ t) for t in (a, b))
+        right = axes_a.mT @ (a.mT @ da - db.mT @ b) @ axes_b
+        left = square_a[..., :, None] + square_b[..., None, :]
+        usable = left > a.shape[-1] * torch.finfo(a.dtype).eps * left.amax((-2, -1), keepdim=True)
         mixing = torch.where(usable, right / torch.where(usable, left, torch.ones_like(left)), torch.zeros_like(right))
-        mixing = a.axes @ mixing @ b.axes.mT
+        mixing = axes_a @ mixing @ axes_b.mT
         (first, second), (du, dv) = self.group.factors_of(x), self.group.factors_of(displacement)
-        return self.group.point_of(first + du - first @ mixing, second + dv + second @ mixing.mT, x)
+        pairs = ((first, du, -mixing), (second, dv, mixing.mT))
+        return self.group.point_of(*(_add_product(u.add_(t), t, m) for t, u, m in pairs), x)
 
     def align(self, x: Point, to: Point) -> Point:
         """See `Geometry.align`: with the balance of `to`, rotated to it."""
@@ -348,6 +350,19 @@ def has_full_rank(matrix: Tensor, values: Tensor) -> Tensor:
 
 def _element(xi: Tensor, size: int) -> Tensor:
     return xi.unflatten(-1, (size, size)) + torch.eye(size, dtype=xi.dtype, device=xi.device)
+
+
+def _add_product(y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """y + a b, in the memory of `y`."""
+    if y.ndim == 3:
+        return y.baddbmm_(a, b)
+    return y.add_(a @ b)
+
+
+def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, not negative, and axes of a Gram matrix; entries that are not finite count as 0."""
+    values, axes = torch.linalg.eigh(torch.nan_to_num(gram, 0.0, 0.0, 0.0))
+    return values.clamp_min(0), axes
 
 
 def _weighted(x: Tensor, w: Tensor | None) -> Tensor:

@@ -118,7 +118,10 @@ class Geometry:
         return moved(self.group, form.xi, map_blocks(torch.add, form.point, self._pull(form, x, u)))
 
     def follow(self, x: Point, displacement: Point) -> Point:
-        """Where a step of an optimiser leads: `retract` along the horizontal component of its displacement from `x`."""
+        """Where a step of an optimiser leads: `retract` along the horizontal component of its displacement from `x`.
+
+        Without derivatives; the memory of `displacement` may be used for the answer.
+        """
         return self.retract(x, self.horizontal(x, displacement))
 
     def exp(self, x: Point, u: Point) -> Point:

@@ -263,7 +263,8 @@ class ProductGeometry(Geometry):
 
     def follow(self, x: Point, u: Point) -> Point:
         """See `Geometry.follow`."""
-        return self._each(map_blocks(torch.add, x, u), lambda g, of: g.follow(_part(x, of), _part(u, of)))
+        free = {n: t + u[n] for n, t in self._free(x).items()}
+        return self._each({**x, **free}, lambda g, of: g.follow(_part(x, of), _part(u, of)))
 
     def exp(self, x: Point, u: Point) -> Point:
         """See `Geometry.exp`."""

@@ -99,6 +99,7 @@ class Attachment:
 
     # ------------------------------------------------------------------------------------------------ one step
 
+    @torch.no_grad()
     def before(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """The pre hook: remembers where curved points are, and hands positive parameters over in their logarithm."""
         self._raise_late()
@@ -111,7 +112,8 @@ class Attachment:
             self._meet_gradients()
         for bucket in self.buckets:
             if bucket.moving and not bucket.section.group.flat:
-                bucket.old = map_blocks(torch.clone, bucket.stacked())
+                old = bucket.stacked("old")
+                bucket.old = map_blocks(torch.clone, old) if len(bucket.moving) == 1 else old
         positive = [member for bucket in self.buckets if bucket.section.group.positive for member in bucket.moving]
         positive += [step.member for step in self._sparse]
         self._charts = [chart for member in positive for chart in member.charts()]
@@ -183,7 +185,9 @@ class Attachment:
             move_curvature(self.optimizer, bucket.moving, form, now)
         else:
             geometry = group.geometry(bucket.section.weights).remembering()
-            new = geometry.follow(bucket.old, map_blocks(torch.sub, now, bucket.old))
+            kept = None if skipped is None else map_blocks(torch.clone, now)
+            new = geometry.follow(bucket.old, bucket.displacement(now))
+            now = now if kept is None else kept
             self._check_finite(new, name)
             restart_curvature(self.optimizer)
             bucket.old = None
@@ -215,6 +219,8 @@ class Attachment:
 
     def _check_finite(self, point: Point, name: str) -> None:
         for t in [point] if isinstance(point, Tensor) else point.values():
+            if t.device.type == "cpu" and bool(torch.isfinite(t.sum())):
+                continue  # one pass without memory of its own; a sum that overflows says nothing yet
             bad = ~torch.isfinite(torch.view_as_real(t) if t.is_complex() else t).all()
             if t.device.type != "cpu":
                 self._later(bad, name)

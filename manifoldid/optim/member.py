@@ -84,13 +84,25 @@ class Bucket:
     members: list[Member]
     old: Point | None = None
     moving: list[Member] = field(default_factory=list)
-    scratch: Tensor | None = None
-    _rows: list[Tensor] = field(default_factory=list)
+    scratch: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
 
-    def stacked(self) -> Point:
-        """The points of the moving members, in the computing dtype, with a leading dimension when there are several."""
-        points = [member.point() for member in self.moving]
-        return compute_point(points[0] if len(points) == 1 else map_blocks(lambda *ts: torch.stack(ts), *points))
+    def stacked(self, slot: str = "now") -> Point:
+        """The points of the moving members, in the computing dtype, with a leading dimension when there are several.
+
+        One point shares memory with its parameters; several are copies, in the buffer `slot`, and good until it is asked for again.
+        """
+        if len(self.moving) == 1:
+            return compute_point(self.moving[0].point())
+        names = self.moving[0].parameters
+        blocks = {
+            name: self._gathered([_plain(m.parameters[name]) for m in self.moving], slot + name) for name in names
+        }
+        return compute_point(self.moving[0].as_point(blocks))
+
+    def displacement(self, now: Point) -> Point:
+        """`now`, stacked, minus `old`; several points are overwritten."""
+        assert self.old is not None
+        return map_blocks(torch.sub if len(self.moving) == 1 else Tensor.sub_, now, self.old)
 
     @staticmethod
     def active(members: list[Member]) -> list[Member]:
@@ -123,31 +135,30 @@ class Bucket:
             return None
         if len(tensors) == 1:
             return self.section.group.settle(tensors[0].detach())
-        scratch = self._gathered(tensors)
-        form = self.section.group.settle(scratch)
+        form = self.section.group.settle(self._gathered(tensors, "now"))
         if form is not None:
-            torch._foreach_copy_(tensors, self._rows)
+            torch._foreach_copy_(tensors, self.scratch["now"][1])
         return form
 
-    def _gathered(self, tensors: list[Tensor]) -> Tensor:
-        """`tensors` of equal shape in the scratch buffer, which is the only memory that a step takes."""
+    def _gathered(self, tensors: list[Tensor], slot: str) -> Tensor:
+        """`tensors` of equal shape in a buffer that is kept from step to step: fresh memory is slower than the arithmetic."""
         like, count = tensors[0], len(tensors)
-        scratch = self.scratch
-        if scratch is None or (scratch.shape, scratch.dtype, scratch.device) != (
+        buffer, _ = self.scratch.get(slot, (None, []))
+        if buffer is None or (buffer.shape, buffer.dtype, buffer.device) != (
             (count, *like.shape),
             like.dtype,
             like.device,
         ):
             with torch.inference_mode(False):  # a buffer made in inference mode could not be written outside of it
-                scratch = torch.empty(count, *like.shape, dtype=like.dtype, device=like.device)
-            self.scratch, self._rows = scratch, list(scratch.unbind(0))
-        return torch.stack(tensors, out=scratch)
+                buffer = torch.empty(count, *like.shape, dtype=like.dtype, device=like.device)
+            self.scratch[slot] = (buffer, list(buffer.unbind(0)))
+        return torch.stack(tensors, out=buffer)
 
     def write(self, value: Point) -> None:
         """Copies a stacked point into the parameters."""
         for name in self.moving[0].parameters:
             block = value if isinstance(value, Tensor) else value[name]
-            targets = [local_value(member.parameters[name]) for member in self.moving]
+            targets = [_plain(member.parameters[name]) for member in self.moving]
             sources = [block] if len(targets) == 1 else list(block.unbind(0))
             torch._foreach_copy_(targets, sources)
 

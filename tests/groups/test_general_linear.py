@@ -150,7 +150,7 @@ def test_an_attached_step_keeps_the_difference_of_the_gram_matrices(start):
     """As gradient flow does; for balanced factors it is zero. And nothing but the gauge is taken out of the step."""
     geometry, size = GROUP.geometry(), 1e-7
     u = {"A": size * randn(8, 3, seed=4), "B": size * randn(6, 3, seed=3)}
-    y = geometry.follow(start, u)
+    y = geometry.follow(start, {name: t.clone() for name, t in u.items()})
     before, after = (x["A"].mT @ x["A"] - x["B"].mT @ x["B"] for x in (start, y))
     torch.testing.assert_close(after, before, rtol=0, atol=1e3 * size**2)
     plain = {name: t + u[name] for name, t in start.items()}
