@@ -37,7 +37,7 @@ def infer(
 
     Up to 5,000 numbers the information is a matrix. Above, every contrast is a solve by preconditioned conjugate gradients in Hessian
     products; then covariances of everything are not to be had, and the error says what to ask for. There, null directions are found by
-    random probes and a saddle by ten Lanczos steps: a small model is looked at completely, a large one with high probability.
+    random probes and a saddle by six Lanczos steps: a small model is looked at completely, a large one with high probability.
 
     Args:
         nll: Negative log-likelihood of all the data, the sum.

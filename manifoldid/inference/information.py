@@ -59,15 +59,22 @@ def jacobian(fn: Callable[[Tensor], Tensor], at: Tensor, who: str) -> Tensor:
                 f"{who} has no autograd graph to the point: it does not depend on it, has no derivative (a comparison, a rank), or "
                 "detach(), .item(), numpy or no_grad() cuts it; an ensemble gives such functions a spread"
             )
-        if value.requires_grad and 1 < len(value) * len(leaf) <= _BATCHED:
-            unit = torch.eye(len(value), dtype=value.dtype, device=value.device)
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error")  # torch warns where it batches by a loop of its own
-                    (rows,) = torch.autograd.grad(
-                        value, leaf, unit, is_grads_batched=True, retain_graph=True, allow_unused=True
-                    )
-                return torch.zeros_like(unit[:, :1] * leaf) if rows is None else rows.detach()
-            except (RuntimeError, UserWarning):
-                pass  # some operation of a user has no batching rule: it is differentiated row by row
-        return torch.stack([derivative(entry, leaf) for entry in value]).detach()
+        if len(value) * len(leaf) > _BATCHED:
+            return torch.stack([derivative(entry, leaf) for entry in value]).detach()
+        return products_of(value, leaf, torch.eye(len(value), dtype=value.dtype, device=value.device))
+
+
+def products_of(value: Tensor, leaf: Tensor, rows: Tensor) -> Tensor:
+    """The rows (m, k) times the derivative (k, N) of `value` by `leaf`: in one batch, or one by one where torch cannot batch."""
+    if len(rows) > 1:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # torch warns where it batches by a loop of its own
+                (found,) = torch.autograd.grad(
+                    value, leaf, rows, is_grads_batched=True, retain_graph=True, allow_unused=True
+                )
+            return leaf.new_zeros(len(rows), len(leaf)) if found is None else found.detach()
+        except (RuntimeError, UserWarning):
+            pass  # some operation of a user has no batching rule
+    found = [torch.autograd.grad(value, leaf, row, retain_graph=True, allow_unused=True)[0] for row in rows]
+    return torch.stack([torch.zeros_like(leaf) if row is None else row for row in found]).detach()

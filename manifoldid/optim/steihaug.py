@@ -14,7 +14,7 @@ from manifoldid.optim.local_model import LocalModel
 
 _LONG = 15  # conjugate gradient steps after which a preconditioner pays for its probes
 _PROBES = 3  # Hessian products per preconditioner
-_LANCZOS = 10  # Hessian products of the search for negative curvature
+_LANCZOS = 6  # Hessian products of the search for negative curvature
 
 
 class Step(NamedTuple):
@@ -130,20 +130,27 @@ def truncated_gradients(model: LocalModel, radius: float, accuracy: float, scale
     d, rz, products = -z, float((r * z).sum()), 0
     goal = rz * accuracy**2
     at_boundary = False
+    pp, pd, dd = 0.0, 0.0, model.size(d) ** 2  # inner products in the metric
     for _ in range(2 * len(p) + 10):
         if rz <= goal or rz <= 0:
             break
         hd, products = model.curvature(d), products + 1
         bend = float((d * hd).sum())
         alpha = rz / bend if bend > 0 else float("inf")
-        if bend <= 0 or model.size(p + alpha * d) >= radius:
+        if bend <= 0 or pp + 2 * alpha * pd + alpha * alpha * dd >= radius * radius:
             tau = _to_boundary(model, p, d, radius)
             p, hp, at_boundary = p + tau * d, hp + tau * hd, True
             break
         p, hp, r = p + alpha * d, hp + alpha * hd, r + alpha * hd
         z = _preconditioned(model, r, scale)
         new = float((r * z).sum())
-        d, rz = -z + (new / rz) * d, new
+        beta = new / rz
+        d, rz = -z + beta * d, new
+        if scale is None:  # in the metric these follow by recurrence, without a look at the vectors
+            pp, pd, dd = pp + 2 * alpha * pd + alpha * alpha * dd, beta * (pd + alpha * dd), new + beta * beta * dd
+        else:
+            pp, dd, both = model.size(p) ** 2, model.size(d) ** 2, model.size(p + d) ** 2
+            pd = 0.5 * (both - pp - dd)
     return Step(p, -float((model.slope * p).sum() + 0.5 * (p * hp).sum()), at_boundary, products)
 
 
@@ -174,7 +181,7 @@ def diagonal(model: LocalModel, scale: Tensor | None = None, generator: torch.Ge
 def falling(model: LocalModel, generator: torch.Generator | None = None) -> Tensor | None:
     """A horizontal unit vector along which the objective has negative curvature, or None.
 
-    Lanczos iteration from a random vector: exact for spaces of up to 10 dimensions; beyond it sees what is not small beside the
+    Lanczos iteration from a random vector: exact for spaces of up to 6 dimensions; beyond it sees what is not small beside the
     largest curvature. Curvature within rounding of 0 is none.
 
     Args:
