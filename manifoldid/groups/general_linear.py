@@ -302,7 +302,8 @@ class GeneralLinearGeometry(Geometry):
         mixing = axes_a @ mixing @ axes_b.mT
         (first, second), (du, dv) = self.group.factors_of(x), self.group.factors_of(displacement)
         pairs = ((first, du, -mixing), (second, dv, mixing.mT))
-        return self.group.point_of(*(_add_product(u.add_(t), t, m) for t, u, m in pairs), x)
+        first, second = (_add_product(u.add_(t), t, m) for t, u, m in pairs)
+        return self.group.point_of(first, second, x)
 
     def align(self, x: Point, to: Point) -> Point:
         """See `Geometry.align`: with the balance of `to`, rotated to it."""

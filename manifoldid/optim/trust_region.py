@@ -22,7 +22,7 @@ class TrustRegion(Optimizer):
 
     For full-batch problems that LBFGS is used for today: no learning rate, a few dozen steps. It is what `mid.fit` runs. Parameters
     are moved to the canonical section at once and stay on it. A step costs two calls of the closure and a Hessian product per
-    conjugate gradient step, by differentiating twice.
+    conjugate gradient step, by differentiating twice::
 
         optimizer = TrustRegion(rates, mid.Translation())
         while not optimizer.stopped:
