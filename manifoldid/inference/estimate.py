@@ -10,7 +10,7 @@ from torch import Tensor
 from manifoldid.errors import NotEstimableError
 from manifoldid.groups.base import GaugeGroup
 from manifoldid.inference.contrast import Contrast, correlation_of
-from manifoldid.inference.information import InverseInformation, jacobian
+from manifoldid.inference.information import DenseInverse, InverseInformation, jacobian
 from manifoldid.inference.names import Names, checked_names, chosen_names, item_labels, real_shape
 from manifoldid.inference.pairwise import PairwiseContrasts, differences
 from manifoldid.inference.presentation import Column, rendered
@@ -47,6 +47,16 @@ class Estimate:
     def __repr__(self) -> str:
         shapes = {name or "point": tuple(t.shape) for name, t in blocks_of(self.point).items()}
         return f"<Estimate under {self.group!r}, {shapes}>"
+
+    @property
+    def weak(self) -> list[Any]:
+        """Directions, shaped like the point, that are identified but hardly: all but collinear columns, items with next to no ties.
+
+        Their curvature is below a millionth of the largest, every number in its own unit. They are answered with the large standard
+        errors that they have; empty for points of more than 5,000 numbers, which are not looked at that closely.
+        """
+        found = self._inverse.weak if isinstance(self._inverse, DenseInverse) else []
+        return [unflatten(direction, self.point) for direction in found]
 
     def estimate(self, section: SectionLike = None) -> Any:
         """The estimate on a section, shaped like the point.
@@ -207,6 +217,8 @@ class Estimate:
                         f"Quasi-standard errors{where} give those of all contrasts to {low:+.1%} .. {high:+.1%}."
                     )
         title = f"Estimate under {self.group!r}, on its canonical section"
+        if self.weak:
+            notes.append(f"{len(self.weak)} direction(s) are identified but hardly: see `weak`.")
         return rendered(title, columns, rows, notes)
 
     # ------------------------------------------------------------------------------------------------ private

@@ -21,6 +21,7 @@ from manifoldid.points import Point, Weights, event_numel
 
 _STATIONARY = 1e-3  # standard errors
 _DENSE = 5_000  # numbers of a point whose information is held as a matrix
+_WEAK = 1e-6  # of the largest eigenvalue, every parameter in its own unit: columns that are all but collinear
 _GENERATORS = 64  # of a gauge whose directions a message may spell out
 
 
@@ -80,13 +81,13 @@ def _dense(
 ) -> DenseInverse:
     del weights  # of the section only: the g-inverse of a whole matrix needs no metric
     gradient, hessian = _derivatives(nll, x)
-    inverse = _inverse(gradient, hessian, x, group, names)
+    inverse, weak = _inverse(gradient, hessian, x, group, names)
     if scores is None or kind == "observed":
-        return DenseInverse(inverse)
+        return DenseInverse(inverse, weak)
     spread = scores.matrix()
     if kind == "scores":
-        return DenseInverse(_inverse(gradient, spread, x, group, names, "the scores (`nll_terms`)"))
-    return DenseInverse(inverse @ spread @ inverse)
+        return DenseInverse(*_inverse(gradient, spread, x, group, names, "the scores (`nll_terms`)"))
+    return DenseInverse(inverse @ spread @ inverse, weak)
 
 
 def _matrix_free(
@@ -133,8 +134,13 @@ def _refuse_unfinished(decrement: float, falling_directions: int) -> None:
 
 def _inverse(
     gradient: Tensor, hessian: Tensor, x: Point, group: GaugeGroup, names: Mapping[str, list[str]], who: str = "`nll`"
-) -> Tensor:
-    """A generalised inverse of the information, after the checks in the order identifiable, stationary, positive definite."""
+) -> tuple[Tensor, Tensor]:
+    """A generalised inverse of the information and its weak directions (m, N).
+
+    Raises:
+        NotIdentifiableError: There are null directions beyond the gauge. Checked first; then the point:
+        NotConvergedError: It is not stationary, or a saddle.
+    """
     diagonal = hessian.diagonal().abs()
     live = diagonal > torch.finfo(diagonal.dtype).eps ** 2 * diagonal.max()
     usual = diagonal[live].median() if bool(live.any()) else diagonal.new_ones(())
@@ -151,7 +157,7 @@ def _inverse(
     decrement = float((slope.square() / values.abs()).sum().sqrt())
     _refuse_unfinished(decrement, int((values < 0).sum()))
     lifted = unit[:, None] * (basis @ vectors)
-    return (lifted / values) @ lifted.mT
+    return (lifted / values) @ lifted.mT, lifted[:, values < _WEAK * values.max()].mT
 
 
 def _derivatives(nll: Likelihood, x: Point) -> tuple[Tensor, Tensor]:

@@ -33,10 +33,12 @@ class DenseInverse:
 
     Args:
         matrix: (N, N), symmetric.
+        weak: Directions (m, N) that the data hardly identify; None for none.
     """
 
-    def __init__(self, matrix: Tensor):
+    def __init__(self, matrix: Tensor, weak: Tensor | None = None):
         self._matrix = matrix
+        self.weak = matrix.new_zeros(0, len(matrix)) if weak is None else weak
 
     def times(self, rows: Tensor) -> Tensor:
         return rows @ self._matrix

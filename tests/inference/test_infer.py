@@ -100,3 +100,24 @@ def test_a_table_has_one_row_per_item(estimate):
     assert set(rows[0]) == {"item", "estimate", "standard_error", "quasi_standard_error"}
     with pytest.raises(ValueError, match="names"):
         estimate.table(names=["a"])
+
+
+def test_columns_that_are_all_but_collinear_are_answered_and_reported():
+    design = torch.randn(40, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
+    design[:, 2] = design[:, 0] + 1e-4 * design[:, 2]
+
+    def nll(x):
+        return 0.5 * (design @ x - 1).square().sum()
+
+    estimate = mid.infer(nll, mid.fit(nll, torch.zeros(3, dtype=F64), mid.Product()).point, mid.Product())
+    (direction,) = estimate.weak
+    assert float(direction[1].abs() / direction.norm()) < 1e-3
+    assert float(direction[0] + direction[2]) == pytest.approx(0, abs=1e-3 * float(direction.norm()))
+    expected = torch.linalg.inv(design.mT @ design).diagonal().sqrt()
+    torch.testing.assert_close(estimate.standard_errors(), expected, rtol=1e-6, atol=0)
+    with pytest.warns(UserWarning, match="quasi-variance"):  # of columns, not of items on one scale
+        assert "identified but hardly" in str(estimate)
+
+
+def test_a_plain_estimate_has_no_weak_direction(estimate):
+    assert estimate.weak == []
