@@ -79,8 +79,9 @@ class Affine(ItemGroup):
         if self.partition is not None:
             return None
         mean, size = standardise(x, shift=True, scale=True, shards=self.shards)
-        regular = size >= torch.finfo(x.dtype).tiny + torch.finfo(x.dtype).eps * mean.abs()
-        return Canonical(x, self._join(torch.where(regular, size, torch.ones_like(size)).log(), mean), regular)
+        tiny = torch.finfo(x.dtype).tiny
+        regular = size >= mean.abs().mul_(torch.finfo(x.dtype).eps).add_(tiny)
+        return Canonical(x, self._join(size.clamp_min_(tiny).log_(), mean), regular)
 
     def _scale_spread(self, measure):
         return (lambda value: value) if self.common_scale else measure.spread

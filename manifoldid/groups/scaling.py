@@ -51,8 +51,9 @@ class Scaling(ItemGroup):
         if self.partition is not None:
             return None
         _, size = standardise(x, shift=False, scale=True, shards=self.shards)
-        regular = size >= torch.finfo(x.dtype).tiny
-        return Canonical(x, torch.where(regular, size, torch.ones_like(size)).log(), regular)
+        tiny = torch.finfo(x.dtype).tiny
+        regular = size >= tiny
+        return Canonical(x, size.clamp_min_(tiny).log_(), regular)
 
     def closest(self, x: Tensor, to: Tensor, weights: Weights = None) -> Canonical:
         measure = self.measure(x, weights)
