@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from cases import CASES
+from test_attach import OPTIMISERS
 from torch import Tensor, nn
 
 import manifoldid as mid
 from manifoldid.groups.orbit import moved, zero_coordinates
 from manifoldid.points import Point, blocks_of, flatten, map_blocks
-from tests.cases import CASES
-from tests.optim.test_attach import OPTIMISERS
 
 STEPS = 10  # 25 for the groups of the core, in test_attach
 FEW = ("momentum", "adam", "rprop", "lbfgs-wolfe")  # for groups without closed forms, which are Newton iterations

@@ -1,5 +1,7 @@
 """geoopt's optimisers on a quotient: equivariance, drift, the minimum that other software finds."""
 
+import warnings
+
 import pytest
 import torch
 from cases import BLOCKS, positive, randn
