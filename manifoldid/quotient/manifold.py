@@ -139,9 +139,13 @@ class QuotientManifold(geoopt.Manifold):
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """The Riemannian gradient for the derivative `u` that autograd returns.
 
+        Optimisers call this once a step and before they move anything, so this is where they learn what is wrong.
+
         Raises:
-            DegeneratePointError: `x` has no quotient. Optimisers call this once a step, so this is where they learn it.
+            DegeneratePointError: `x` has no quotient.
+            ValueError: `u` is not finite.
         """
+        self._check_derivative(u)
         step = self._step_at(x, u)
         if step is not None:  # then `x` is regular
             if self._within is not None:
@@ -298,6 +302,16 @@ class QuotientManifold(geoopt.Manifold):
         return False, (
             f"'u'{where} has a component along the orbit of 'x', of relative size {float((size / whole)[bad].max()):.1e}; "
             "proju(x, u) is without it"
+        )
+
+    def _check_derivative(self, u: Tensor) -> None:
+        if not concrete(u) or bool(torch.isfinite(u.sum())) or bool(torch.isfinite(u).all()):
+            return  # one pass nearly always; a sum that overflows says nothing yet
+        if self._within is not None:
+            self._within.close()
+        raise ValueError(
+            f"the gradient of a point of shape {tuple(u.shape)} on {self!r} must be finite, and has nan or infinite entries: the "
+            "loss is not finite, or its derivative; the point has not been moved"
         )
 
     def _step_at(self, x: Tensor, *vectors: Tensor) -> StepGeometry | None:

@@ -173,3 +173,19 @@ def fit_baseball(optimiser_name, origin):
 def test_scores_of_a_baseball_season_are_those_of_other_software(optimiser, origin):
     found = fit_baseball(optimiser, origin)
     torch.testing.assert_close(found, torch.tensor(BASEBALL, dtype=torch.float64), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("group", [mid.Affine(), mid.Translation(), mid.PositiveScaling()])
+@pytest.mark.parametrize("name", ["RiemannianAdam", "RiemannianSGD"])
+def test_a_gradient_that_is_not_finite_is_refused_before_the_point_moves(name, group, bad):
+    p = mid.parameter(positive(7), group)
+    optimiser, before = getattr(geoopt.optim, name)([p], lr=0.1), p.detach().clone()
+    p.grad = torch.ones_like(p)
+    p.grad[2] = bad
+    with pytest.raises(ValueError, match=r"gradient of a point of shape \(7,\) on QuotientManifold\(.*\) must be finite"):
+        optimiser.step()
+    assert torch.equal(p.detach(), before)
+    p.grad = randn(7, seed=4)
+    optimiser.step()  # and the next one is as ever
+    assert torch.isfinite(p).all()
