@@ -183,7 +183,9 @@ def test_a_gradient_that_is_not_finite_is_refused_before_the_point_moves(name, g
     optimiser, before = getattr(geoopt.optim, name)([p], lr=0.1), p.detach().clone()
     p.grad = torch.ones_like(p)
     p.grad[2] = bad
-    with pytest.raises(ValueError, match=r"gradient of a point of shape \(7,\) on QuotientManifold\(.*\) must be finite"):
+    with pytest.raises(
+        ValueError, match=r"gradient of a point of shape \(7,\) on QuotientManifold\(.*\) must be finite"
+    ):
         optimiser.step()
     assert torch.equal(p.detach(), before)
     p.grad = randn(7, seed=4)
