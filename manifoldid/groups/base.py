@@ -266,7 +266,7 @@ class GaugeGroup(ABC):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GaugeGroup) or type(self) is not type(other) or self.shards != other.shards:
             return False
-        return _same(_fields(self), _fields(other))
+        return same_value(_fields(self), _fields(other))
 
     def __hash__(self) -> int:
         return hash((type(self), tuple(_hashable(value) for value in _fields(self).values())))
@@ -393,9 +393,6 @@ def same_value(a: object, b: object) -> bool:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return False
     return bool(a == b)
-
-
-_same = same_value
 
 
 def _hashable(value: object) -> object:
