@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 _TOLERANCE = 1e-7
+_ROUNDING = 1e-9  # beside the numbers that something was computed from
+_REAL = 1e-6  # imaginary parts below it are rounding
 
 
 @dataclass(frozen=True)
@@ -160,22 +162,44 @@ def _ideals(algebra: LieAlgebra) -> list[LieAlgebra]:
         return [algebra]
     weights = torch.cos(torch.arange(1, len(centroid) + 1, dtype=torch.float64) ** 2)
     generic = (weights[:, None] * centroid).sum(0).reshape(g, g).mT  # column-major
-    values, _ = torch.linalg.eig(generic)
-    ideals, left = [], list(range(g))
-    while left:
-        lead = values[left[0]]
-        near = [k for k in left if min(abs(values[k] - lead), abs(values[k] - lead.conj())) < 1e-5 * values.abs().max()]
-        left = [k for k in left if k not in near]
-        space = _invariant_space(generic, values[near[0]], len(near))
-        ideals.append(algebra.restricted(space))
+    # Nilpotent elements (of e(3), say, rotations to translations) are the kernel of the trace form. They make eigenvalues defective,
+    # which rounding splits by its square root or worse, but they make no ideals: the rank of the form says how many there are.
+    elements = centroid.reshape(-1, g, g)
+    count = _rank(torch.einsum("aij,bji->ab", elements, elements))
+    if count == 1:
+        return [algebra]
+    ideals = []
+    for values in _clusters(torch.linalg.eigvals(generic), count):
+        value = values.mean()
+        if abs(value.imag) <= _REAL:
+            ideals.append(algebra.restricted(_invariant_space(generic, value, len(values))))
+        elif value.imag > 0:  # the conjugate cluster spans the same real space
+            ideals.append(algebra.restricted(_invariant_space(generic, value, 2 * len(values))))
     return ideals
+
+
+def _clusters(values: Tensor, count: int) -> list[Tensor]:
+    """`values`, complex, in at most `count` groups: as tight ones as there are."""
+    size = float(values.abs().max())
+    found: list[Tensor] = []
+    for exponent in range(-14, 1):
+        found, left = [], values
+        while len(left):
+            near = left[:1]
+            while len(grown := left[(left[:, None] - near).abs().amin(1) <= 10.0**exponent * size]) > len(near):
+                near = grown
+            left = left[(left[:, None] - near).abs().amin(1) > 10.0**exponent * size]
+            found.append(near)
+        if len(found) <= count:
+            break
+    return found
 
 
 def _invariant_space(matrix: Tensor, value: Tensor, count: int) -> Tensor:
     """The generalised real eigenspace (count, g) of an eigenvalue and its conjugate."""
     eye = torch.eye(len(matrix), dtype=torch.float64)
     a, b = float(value.real), float(value.imag)
-    factor = matrix - a * eye if abs(b) < 1e-6 else (matrix - a * eye) @ (matrix - a * eye) + b * b * eye
+    factor = matrix - a * eye if abs(b) <= _REAL else (matrix - a * eye) @ (matrix - a * eye) + b * b * eye
     power = factor / torch.linalg.matrix_norm(factor, 2).clamp_min(1e-300)
     for _ in range(3):
         power = power @ power
@@ -228,7 +252,7 @@ def _abelian_radical(ideal: LieAlgebra) -> Tensor | None:
     # intersected with its kernel on [g, g]; for algebras r x| R^m this is R^m
     derived = ideal.derived()
     form = ideal.killing() @ derived.mT  # Killing-orthogonal to [g, g]: the radical
-    radical = _kernel(_without_rounding(form.mT, ideal.constants.square()))
+    radical = _kernel(form.mT, _ROUNDING * float(ideal.constants.square().max()))
     part = _intersection(radical, derived)
     if not len(part):
         return None
@@ -316,7 +340,7 @@ def _circles(algebra: LieAlgebra, abelian: Tensor, rest: Tensor, compact: Tensor
 
 def _without_rounding(constants: Tensor, reference: Tensor) -> Tensor:
     """`constants` with zeros where they are rounding beside the constants that they were computed from."""
-    floor = 1e-9 * reference.abs().max() if reference.numel() else 0.0
+    floor = _ROUNDING * reference.abs().max() if reference.numel() else 0.0
     return torch.where(constants.abs() > floor, constants, torch.zeros_like(constants))
 
 
@@ -330,12 +354,12 @@ def _span(rows: Tensor) -> Tensor:
     return vh[: int((s > _TOLERANCE * s[0]).sum())] if s.numel() and s[0] > 0 else vh[:0]
 
 
-def _kernel(rows: Tensor) -> Tensor:
-    """Orthonormal basis (k, g) of the vectors that all rows annihilate."""
+def _kernel(rows: Tensor, floor: float = 0.0) -> Tensor:
+    """Orthonormal basis (k, g) of the vectors that all rows annihilate, up to `floor` where that is their rounding."""
     if rows.shape[0] > 2 * rows.shape[1]:
         rows = torch.linalg.qr(rows, mode="r")[1]
     _, s, vh = torch.linalg.svd(rows, full_matrices=True)
-    return vh[int((s > _TOLERANCE * s[0]).sum()) :] if s.numel() and s[0] > 0 else vh
+    return vh[int((s > max(_TOLERANCE * float(s[0]), floor)).sum()) :] if s.numel() and s[0] > 0 else vh
 
 
 def _intersection(first: Tensor, second: Tensor) -> Tensor:

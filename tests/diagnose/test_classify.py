@@ -86,3 +86,14 @@ def test_the_name_does_not_depend_on_the_basis(name, seed):
         mix = torch.randn(len(matrices), len(matrices), generator=torch.Generator().manual_seed(seed), dtype=F64)
         matrices = [sum(c * m for c, m in zip(row, matrices, strict=True)) for row in mix]
     assert name_algebra(structure_constants(matrices)) == name
+
+
+@pytest.mark.parametrize("seed", [2, 5])  # bases of condition 1e2 and 3e2
+def test_the_name_does_not_depend_on_rounding(seed):
+    """The centroid of e(3) has a nilpotent element, whose eigenvalues rounding splits by much more than itself."""
+    mix = torch.randn(6, 6, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    constants = structure_constants([sum(c * m for c, m in zip(row, CASES["e(3)"], strict=True)) for row in mix])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        noise = torch.randn(constants.shape, generator=generator, dtype=F64)
+        assert name_algebra(constants * (1 + 2 * torch.finfo(F64).eps * noise)) == "e(3)"

@@ -10,7 +10,7 @@ import manifoldid as mid
 from manifoldid.groups.orbit import moved, zero_coordinates
 from manifoldid.points import Point, blocks_of, flatten, map_blocks
 
-STEPS = 10  # 25 for the groups of the core, in test_attach
+STEPS = 5  # 25 for the groups of the core, in test_attach
 FEW = ("momentum", "adam", "rprop", "lbfgs-wolfe")  # for groups without closed forms, which are Newton iterations
 
 
