@@ -225,7 +225,7 @@ class GeneralLinear(GaugeGroup):
 class GeneralLinearGeometry(Geometry):
     """Metric tr(B'B dA'dA) + tr(A'A dB'dB), rows weighted.
 
-    Source: Mishra, Apuroop & Sepulchre (2012), arXiv:1211.1550, section 4.1; Tong, Ma & Chi (2021), JMLR 22(150), for the
+    Source: Mishra, Apuroop & Sepulchre (2012), arXiv:1211.1550; Tong, Ma & Chi (2021), JMLR 22(150), for the
     gradient. The damping is ours.
     """
 

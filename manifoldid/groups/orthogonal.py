@@ -75,7 +75,7 @@ class Orthogonal(GaugeGroup):
 
 
 class OrthogonalGeometry(IsometricGeometry):
-    """Metric tr(U'WV). Source: Absil, Mahony & Sepulchre (2008), section 3.6, for the horizontal space."""
+    """Metric tr(U'WV). Source of the horizontal space: Journée, Bach, Absil & Sepulchre (2010), SIAM J. Optim. 20(5)."""
 
     def horizontal(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.horizontal`: u - x S with S skew, S P + P S = x'Wu - u'Wx, P = x'Wx."""
