@@ -1,5 +1,6 @@
 """GeneralLinear: A -> A G, B -> B G^-T for two factors of a product A B'."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from manifoldid._linalg import balanced_frame, polar, rank_tolerance, right_singular
 from manifoldid.groups._named_blocks import NamedBlocksGeometry
+from manifoldid.groups._thin import add_product_, gram
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
 from manifoldid.points import Point, Weights, item_weights
@@ -283,27 +285,29 @@ class GeneralLinearGeometry(Geometry):
         """See `Geometry.retract`: (A + dA, B + dB), equivariant, of first order."""
         return {name: t + u[name] for name, t in x.items()}
 
-    def follow(self, x: Point, displacement: Point) -> Point:
-        """See `Geometry.follow`; horizontal in the Euclidean metric at `x`: (A + dA - A L, B + dB + B L'), A'A L + L B'B = A'dA - dB'B.
+    def follow(self, x: Point, y: Point) -> Point:
+        """See `Geometry.follow`; horizontal in the Euclidean metric at `x` = (A, B): y = (C, D) -> (C - A L, D + B L').
 
-        At balanced points that is the horizontal space of the invariant metric which is Euclidean there, not of this class.
+        L solves A'A L + L B'B = A'dA - dB'B with dA = C - A, dB = D - B. At balanced points that is the horizontal space of the
+        invariant metric which is Euclidean there, not of this class.
 
         This keeps A'A - B'B to first order, zero for the balanced points that `attach` starts from; gradient flow keeps it, too. It
         needs one factor of full rank only, so that a factor that is zero gets its size as under a plain optimiser. The metric of this
         class would keep the ratio of A to B instead, and for a B that was zero a step ago that is the learning rate.
         """
-        # By Gram matrices and not by singular values: what is solved for has their condition, and a step has to be cheap.
-        (a, b), (da, db) = self._vectors(x, x), self._vectors(x, displacement)
-        (square_a, axes_a), (square_b, axes_b) = (_eigen(t.mT @ t) for t in (a, b))
-        right = axes_a.mT @ (a.mT @ da - db.mT @ b) @ axes_b
-        left = square_a[..., :, None] + square_b[..., None, :]
+        # By Gram matrices and not by singular values: what is solved for has their condition, and a step has to be cheap. A'dA is
+        # a difference of two of them: its rounding moves the answer along the orbit, by that of the entries of A.
+        (a, b), (c, d) = self._vectors(x, x), self._vectors(x, y)
+        squares = torch.stack([gram(a, a), gram(b, b)])
+        right = gram(a, c) - squares[0] - (gram(b, d) - squares[1]).mT
+        values, axes = _eigen(squares)
+        left = values[0, ..., :, None] + values[1, ..., None, :]
         usable = left > a.shape[-1] * torch.finfo(a.dtype).eps * left.amax((-2, -1), keepdim=True)
-        mixing = torch.where(usable, right / torch.where(usable, left, torch.ones_like(left)), torch.zeros_like(right))
-        mixing = axes_a @ mixing @ axes_b.mT
-        (first, second), (du, dv) = self.group.factors_of(x), self.group.factors_of(displacement)
-        pairs = ((first, du, -mixing), (second, dv, mixing.mT))
-        first, second = (_add_product(u.add_(t), t, m) for t, u, m in pairs)
-        return self.group.point_of(first, second, x)
+        mixing = axes[0] @ (axes[0].mT @ right @ axes[1] / left.masked_fill(~usable, math.inf)) @ axes[1].mT
+        (first, second), (new_first, new_second) = self.group.factors_of(x), self.group.factors_of(y)
+        return self.group.point_of(
+            add_product_(new_first, first, -mixing), add_product_(new_second, second, mixing.mT), y
+        )
 
     def align(self, x: Point, to: Point) -> Point:
         """See `Geometry.align`: with the balance of `to`, rotated to it."""
@@ -351,13 +355,6 @@ def has_full_rank(matrix: Tensor, values: Tensor) -> Tensor:
 
 def _element(xi: Tensor, size: int) -> Tensor:
     return xi.unflatten(-1, (size, size)) + torch.eye(size, dtype=xi.dtype, device=xi.device)
-
-
-def _add_product(y: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """y + a b, in the memory of `y`."""
-    if y.ndim == 3:
-        return y.baddbmm_(a, b)
-    return y.add_(a @ b)
 
 
 def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:

@@ -117,12 +117,12 @@ class Geometry:
         form = self._form(x)
         return moved(self.group, form.xi, map_blocks(torch.add, form.point, self._pull(form, x, u)))
 
-    def follow(self, x: Point, displacement: Point) -> Point:
-        """Where a step of an optimiser leads: `retract` along the horizontal component of its displacement from `x`.
+    def follow(self, x: Point, y: Point) -> Point:
+        """Where a step of an optimiser from `x` to `y` leads: `retract` along the horizontal component of y - x.
 
-        Without derivatives; the memory of `displacement` may be used for the answer.
+        Without derivatives; the memory of `y` may be used for the answer.
         """
-        return self.retract(x, self.horizontal(x, displacement))
+        return self.retract(x, self.horizontal(x, map_blocks(torch.sub, y, x)))
 
     def exp(self, x: Point, u: Point) -> Point:
         """The geodesic of the quotient from `x` with horizontal velocity `u`, at time 1.

@@ -171,8 +171,8 @@ class PartsGeometry(Geometry):
     def retract(self, x: Point, u: Point) -> Point:
         return self._inside_of(self.inside.retract, x, u)
 
-    def follow(self, x: Point, displacement: Point) -> Point:
-        return self._inside_of(self.inside.follow, x, displacement)
+    def follow(self, x: Point, y: Point) -> Point:
+        return self._inside_of(self.inside.follow, x, y)
 
     def exp(self, x: Point, u: Point) -> Point:
         return self._inside_of(self.inside.exp, x, u)

@@ -261,10 +261,9 @@ class ProductGeometry(Geometry):
         """See `Geometry.retract`."""
         return self._each(map_blocks(torch.add, x, u), lambda g, of: g.retract(_part(x, of), _part(u, of)))
 
-    def follow(self, x: Point, u: Point) -> Point:
+    def follow(self, x: Point, y: Point) -> Point:
         """See `Geometry.follow`."""
-        free = {n: t + u[n] for n, t in self._free(x).items()}
-        return self._each({**x, **free}, lambda g, of: g.follow(_part(x, of), _part(u, of)))
+        return self._each(y, lambda g, of: g.follow(_part(x, of), _part(y, of)))
 
     def exp(self, x: Point, u: Point) -> Point:
         """See `Geometry.exp`."""

@@ -186,7 +186,7 @@ class Attachment:
         else:
             geometry = group.geometry(bucket.section.weights).remembering()
             kept = None if skipped is None else map_blocks(torch.clone, now)
-            new = geometry.follow(bucket.old, bucket.displacement(now))
+            new = geometry.follow(bucket.old, now)
             now = now if kept is None else kept
             self._check_finite(new, name)
             restart_curvature(self.optimizer)

@@ -1,5 +1,6 @@
 """The points that an optimiser moves, and the buckets in which they move together."""
 
+import operator
 from dataclasses import dataclass, field
 
 import torch
@@ -85,6 +86,9 @@ class Bucket:
     old: Point | None = None
     moving: list[Member] = field(default_factory=list)
     scratch: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
+    _listed: list[Member] | None = None
+    _count: int = 0
+    _lists: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def stacked(self, slot: str = "now") -> Point:
         """The points of the moving members, in the computing dtype, with a leading dimension when there are several.
@@ -93,16 +97,8 @@ class Bucket:
         """
         if len(self.moving) == 1:
             return compute_point(self.moving[0].point())
-        names = self.moving[0].parameters
-        blocks = {
-            name: self._gathered([_plain(m.parameters[name]) for m in self.moving], slot + name) for name in names
-        }
+        blocks = {name: self._gathered(self._tensors(name), slot + name) for name in self.moving[0].parameters}
         return compute_point(self.moving[0].as_point(blocks))
-
-    def displacement(self, now: Point) -> Point:
-        """`now`, stacked, minus `old`; several points are overwritten."""
-        assert self.old is not None
-        return map_blocks(torch.sub if len(self.moving) == 1 else Tensor.sub_, now, self.old)
 
     @staticmethod
     def active(members: list[Member]) -> list[Member]:
@@ -130,7 +126,7 @@ class Bucket:
         """Puts flat points back on their section by the group's short cut; None, with nothing changed, where there is none."""
         if self.section.weights is not None or "" not in self.members[0].parameters:
             return None
-        tensors = [_plain(member.parameters[""]) for member in self.moving]
+        tensors = self._tensors("")
         if tensors[0].dtype in HALF or not all(t.is_contiguous() for t in tensors):
             return None
         if len(tensors) == 1:
@@ -154,13 +150,28 @@ class Bucket:
             self.scratch[slot] = (buffer, list(buffer.unbind(0)))
         return torch.stack(tensors, out=buffer)
 
+    def _tensors(self, name: str) -> list[Tensor]:
+        """The block `name` of the moving members; the lists are kept from step to step, for parameters that are their own values."""
+        if self._listed is not self.moving or self._count != len(self.moving):
+            self._listed, self._count, self._lists = self.moving, len(self.moving), {}
+        if name in self._lists:
+            return self._lists[name]
+        parameters = [member.parameters[name] for member in self.moving]
+        tensors = [_plain(p) for p in parameters]
+        if all(map(operator.is_, tensors, parameters)):
+            self._lists[name] = tensors
+        return tensors
+
     def write(self, value: Point) -> None:
         """Copies a stacked point into the parameters."""
         for name in self.moving[0].parameters:
             block = value if isinstance(value, Tensor) else value[name]
-            targets = [_plain(member.parameters[name]) for member in self.moving]
-            sources = [block] if len(targets) == 1 else list(block.unbind(0))
-            torch._foreach_copy_(targets, sources)
+            buffer, views = self.scratch.get("now" + name, (None, []))
+            if len(self.moving) == 1:
+                views = [block]
+            elif block is not buffer:
+                views = list(block.unbind(0))
+            torch._foreach_copy_(self._tensors(name), views)
 
 
 def _plain(parameter: Tensor) -> Tensor:

@@ -69,8 +69,7 @@ class SparseStep:
         if not all(len(rows) for rows in self.rows.values()):
             return self.old
         if not group.flat:
-            geometry = group.geometry(self.section.weights)
-            new = geometry.follow(self.old, map_blocks(torch.sub, now, self.old))
+            new = group.geometry(self.section.weights).follow(self.old, now)
         elif group.batch_ndim(now) > 0:
             new = self.section.canonical_form(now).point
         else:

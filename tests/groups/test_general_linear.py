@@ -3,6 +3,7 @@ import torch
 from cases import randn
 
 import manifoldid as mid
+from manifoldid.groups._thin import add_product_, gram
 from manifoldid.groups.geometry import Geometry
 from manifoldid.groups.orbit import flatten_basis
 from manifoldid.points import flatten
@@ -150,7 +151,7 @@ def test_an_attached_step_keeps_the_difference_of_the_gram_matrices(start):
     """As gradient flow does; for balanced factors it is zero. And nothing but the gauge is taken out of the step."""
     geometry, size = GROUP.geometry(), 1e-7
     u = {"A": size * randn(8, 3, seed=4), "B": size * randn(6, 3, seed=3)}
-    y = geometry.follow(start, {name: t.clone() for name, t in u.items()})
+    y = geometry.follow(start, {name: t + u[name] for name, t in start.items()})
     before, after = (x["A"].mT @ x["A"] - x["B"].mT @ x["B"] for x in (start, y))
     torch.testing.assert_close(after, before, rtol=0, atol=1e3 * size**2)
     plain = {name: t + u[name] for name, t in start.items()}
@@ -158,6 +159,31 @@ def test_an_attached_step_keeps_the_difference_of_the_gram_matrices(start):
     assert moved_by > 0.01 * size
     product, wanted = y["A"] @ y["B"].mT, plain["A"] @ plain["B"].mT
     torch.testing.assert_close(product, wanted, rtol=0, atol=1e3 * size**2)
+
+
+@pytest.mark.parametrize("shape", [(5, 12, 8), (12, 8), (2, 3, 8, 4), (5, 7, 8), (3, 12, 1), (3, 4, 20), (0, 4, 8)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_of_thin_matrices_are_those_of_matmul_whatever_rows_are_read_as_one(shape, transposed):
+    a, b = (randn(*shape, seed=k).mT.contiguous().mT if transposed else randn(*shape, seed=k) for k in (1, 2))
+    m, y = randn(*shape[:-2], shape[-1], shape[-1], seed=3), b.clone()
+    torch.testing.assert_close(gram(a, b), a.mT @ b)
+    assert add_product_(y, a, m) is y
+    torch.testing.assert_close(y, b + a @ m)
+
+
+def test_a_small_step_in_float32_changes_the_product_as_in_float64():
+    """The gauge is found from differences of Gram matrices, whose rounding must not get into A B'."""
+    wide = {"A": randn(768, 8) / 28, "B": 0.03 * randn(512, 8, seed=1) + 0.5}
+    step = {name: 1e-4 * randn(*t.shape, seed=3) for name, t in wide.items()}
+    wide, step = ({n: t.float().double() for n, t in x.items()} for x in (wide, step))
+    errors = []
+    for dtype in (torch.float64, torch.float32):
+        x = {n: t.to(dtype) for n, t in wide.items()}
+        y = GROUP.geometry().follow(x, {n: t + step[n].to(dtype) for n, t in x.items()})
+        plain = (wide["A"] + step["A"]) @ (wide["B"] + step["B"]).mT
+        errors.append(float((y["A"].double() @ y["B"].double().mT - plain).norm() / plain.norm()))
+    # second order in the step, and the rounding of the entries themselves
+    assert errors[1] < errors[0] + torch.finfo(torch.float32).eps
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
