@@ -11,7 +11,11 @@ def _one_thread_per_process():
 
 @pytest.fixture
 def annotations_unchecked(monkeypatch):
-    """For tests of error messages: the run-time check of annotations would answer first, and users do not have it."""
+    """Without the run-time check of annotations, which users do not have.
+
+    For tests of error messages, since that check would answer first; and for sweeps that call the same functions very often, where
+    it takes more than half of the time and the other tests of these functions have it.
+    """
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 

@@ -119,6 +119,7 @@ def test_picture_is_saved_and_small(default_run):
     assert picture.stat().st_size < 300_000
 
 
+@pytest.mark.usefixtures("annotations_unchecked")
 def test_same_seed_prints_the_same_and_the_global_generator_is_left_alone(tmp_path):
     before = torch.get_rng_state()
     first, second, other = printed(tmp_path), printed(tmp_path), printed(tmp_path, seed=1)

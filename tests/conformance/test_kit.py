@@ -7,6 +7,7 @@ from cases import CASES, ON_TENSORS, AsinhShift, positive, randn
 import manifoldid as mid
 from manifoldid.points import map_blocks
 
+sweep = pytest.mark.usefixtures("annotations_unchecked")
 WEIGHTED = [*(name for name in ON_TENSORS if name != "custom"), "product", "shift-dict"]
 
 
@@ -14,6 +15,7 @@ def cast(x, dtype):
     return map_blocks(lambda t: t.to(dtype.to_complex() if t.is_complex() else dtype), x)
 
 
+@sweep
 @pytest.mark.parametrize(
     ("dtype", "batch"),  # the kit compares float32 with float64 in every run, so that one float32 sample will do
     [(torch.float64, ()), (torch.float32, (3,)), (torch.float64, (2, 3))],
@@ -27,6 +29,7 @@ def test_every_group_passes(name, dtype, batch):
     assert report.ran >= 8
 
 
+@sweep
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_every_group_passes_with_weights(name):
     group, sample = CASES[name].group, CASES[name].sample
@@ -35,12 +38,14 @@ def test_every_group_passes_with_weights(name):
     assert report.passed, str(report)
 
 
+@sweep
 @pytest.mark.parametrize("name", [name for name in ON_TENSORS if name != "custom"])
 def test_every_quotient_manifold_passes(name):
     report = mid.conformance.check_manifold(mid.QuotientManifold(CASES[name].group), CASES[name].sample)
     assert report.passed, str(report)
 
 
+@sweep
 @pytest.mark.parametrize("name", ["translation", "scaling", "positive-scaling", "affine-blocks"])
 def test_every_weighted_quotient_manifold_passes(name):
     case = CASES[name]
@@ -48,6 +53,7 @@ def test_every_weighted_quotient_manifold_passes(name):
     assert report.passed, str(report)
 
 
+@sweep
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
 def test_samples_of_any_batch_and_dtype_will_do(batch, dtype):
@@ -55,6 +61,7 @@ def test_samples_of_any_batch_and_dtype_will_do(batch, dtype):
     assert report.passed, str(report)
 
 
+@sweep
 def test_a_group_that_gives_only_its_action_passes():
     report = mid.conformance.check_group(AsinhShift(), randn(6))
     assert report.passed, str(report)

@@ -3,6 +3,8 @@ from wrong import GROUPS, wrong_manifolds
 
 import manifoldid as mid
 
+pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+
 MANIFOLDS = wrong_manifolds()
 
 

@@ -5,6 +5,8 @@ import torch
 
 from manifoldid.diagnose import diagnose
 
+pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+
 F64 = torch.float64
 
 

@@ -8,6 +8,8 @@ from unseen_models import UNSEEN, Model
 from manifoldid.diagnose import diagnose
 from manifoldid.points import flatten
 
+pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+
 
 def diagnosed(model: Model):
     generator = torch.Generator().manual_seed(0)

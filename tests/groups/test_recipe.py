@@ -10,6 +10,8 @@ import torch
 
 import manifoldid as mid
 
+pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -9,6 +9,8 @@ import manifoldid as mid
 from manifoldid.points import blocks_of, map_blocks
 from manifoldid.quotient.horizontal import Quotient
 
+pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+
 LINE = torch.stack([torch.arange(4.0), torch.zeros(4)], -1).double()
 SQUARE = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]).double()  # equal singular values
 RAY = randn(5, 1) @ torch.ones(1, 3).double()  # rank one

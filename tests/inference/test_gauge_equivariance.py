@@ -5,6 +5,8 @@ import torch
 
 import manifoldid as mid
 
+pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+
 F64 = torch.float64
 FIRST, SECOND = torch.triu_indices(6, 6, offset=1)
 WON = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9], dtype=F64)

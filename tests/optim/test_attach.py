@@ -139,6 +139,7 @@ def test_displacements_of_curved_groups_are_horizontal():
         assert (step @ vertical).abs() <= 1e-12 * step.norm() * vertical.norm()
 
 
+@pytest.mark.usefixtures("annotations_unchecked")
 @pytest.mark.parametrize("group", ["translation", "scaling", "affine"])
 def test_no_drift_over_2000_steps_in_float32(group):
     gauge, _ = GROUPS[group]

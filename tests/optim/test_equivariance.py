@@ -10,6 +10,8 @@ import manifoldid as mid
 from manifoldid.groups.orbit import moved, zero_coordinates
 from manifoldid.points import Point, blocks_of, flatten, map_blocks
 
+pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+
 STEPS = 10  # 25 for the groups of the core, in test_attach
 VARIANTS = ("sgd", "adam-foreach", "amsgrad", "lbfgs")  # of others here; test_attach has them all
 FEW = ("momentum", "adam", "rprop", "lbfgs-wolfe")  # for groups without closed forms, which are Newton iterations
