@@ -120,7 +120,7 @@ def _moves(
                 xi = zero.clone()
                 xi[..., k] = step
                 yield xi, name
-    for _ in range(_COMBINATIONS):
+    for _ in range(_COMBINATIONS if zero.numel() > 1 else 0):
         yield _random(zero, generator), "" if len(names) > 1 else names[0]
 
 
@@ -161,16 +161,21 @@ def _derivative_changes(
     scale: float,
     generator: torch.Generator,
 ) -> Iterator[Change]:
-    """Derivatives along one random combination of generators, at the point and at a moved one."""
+    """Derivatives at the point and at a moved one: of one number by all generators, else along a random combination of them."""
     zero = zero_coordinates(group, point)
     for start in (point, moved(group, _random(zero, generator), point)):
         direction = _random(zero, generator) / _STEP
         with torch.enable_grad():
-            probe = _outputs(fn(moved(group, zero.clone().requires_grad_(), start)))
+            xi = zero.clone().requires_grad_()
+            probe = _outputs(fn(moved(group, xi, start)))
         if not probe.requires_grad:
             return  # no derivative information: comparisons, counts
-        slope = pushforward(lambda xi: _outputs(fn(moved(group, xi, start))), zero, direction)  # noqa: B023
-        size = float(slope.detach().abs().max())
+        if probe.numel() == 1:
+            (slope,) = torch.autograd.grad(probe, xi, torch.ones_like(probe), allow_unused=True)
+            size = 0.0 if slope is None else float(slope.norm())
+        else:
+            slope = pushforward(lambda xi: _outputs(fn(moved(group, xi, start))), zero, direction)  # noqa: B023
+            size = float(slope.detach().abs().max())
         if size > 0:
             largest = max(scale, float(probe.detach().abs().max()))
             relative = size / largest if largest > 0 else float("inf")

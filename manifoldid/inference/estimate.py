@@ -1,6 +1,7 @@
 """A maximum-likelihood estimate and everything that can be read off its covariance."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from manifoldid.inference.information import DenseInverse, InverseInformation, j
 from manifoldid.inference.names import Names, checked_names, chosen_names, item_labels, real_shape
 from manifoldid.inference.pairwise import PairwiseContrasts, differences
 from manifoldid.inference.presentation import Column, rendered
-from manifoldid.inference.quasi_variance import QuasiVariances, quasi_variances, refusal
+from manifoldid.inference.quasi_variance import QuasiVariances, fitted, quasi_variances, refusal
 from manifoldid.invariance import default_tolerance, largest_change
 from manifoldid.plots import caterpillar
 from manifoldid.points import Weights, blocks_of, detached, event_numel, flatten, unflatten
@@ -23,6 +24,7 @@ from manifoldid.sections import SectionLike, as_section
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_Quasi = dict[str, tuple[QuasiVariances, list[str | int]]]  # of blocks that have them, and what their items are called
 _BY_ROWS = 500  # a block up to this size of a larger point is solved for by itself
 _SHOWN = 2_000  # a point with more numbers is not printed: its covariance would be formed for nothing
 
@@ -146,20 +148,12 @@ class Estimate:
             TypeError: `names` is text or no list.
             ValueError: `names` has the wrong length, or `block` is unknown.
             NotEstimableError: `section` is a callable that is not constant on orbits.
+
+        Warns:
+            UserWarning: A quasi-variance is negative: its standard error is nan.
         """
-        chosen = None if block is None else [self._chosen(block)[0]]
-        called = chosen_names(names, self.names, self.point, block)
-        values, errors = blocks_of(self.estimate(section)), blocks_of(self.standard_errors(section))
-        rows: list[dict[str, Any]] = []
-        for of in chosen or values:
-            labels = item_labels(called, of, real_shape(values[of]))
-            columns = {"estimate": flatten(values[of]).tolist(), "standard_error": flatten(errors[of]).tolist()}
-            quasi = self._quasi(of or None, section, labels)
-            if quasi is not None:
-                columns["quasi_standard_error"] = quasi.standard_errors.tolist()
-            place = {"block": of} if len(values) > 1 and block is None else {}
-            for k, label in enumerate(labels):
-                rows.append({**place, "item": label, **{key: column[k] for key, column in columns.items()}})
+        rows, quasi = self._rows(names, section, block)
+        _warn(quasi.values(), stacklevel=3)
         return rows
 
     def plot(
@@ -193,6 +187,8 @@ class Estimate:
         of, shape = self._chosen(block)
         labels = item_labels(chosen_names(names, self.names, self.point, block), of, shape)
         quasi = self._quasi(block, section, labels)
+        if quasi is not None:
+            _warn([(quasi, labels)], stacklevel=3)
         start, stop = self._range(block)
         errors = flatten(self.standard_errors(section))[start:stop] if quasi is None else quasi.standard_errors
         what = "standard errors on the section" if quasi is None else "quasi-standard errors"
@@ -202,20 +198,18 @@ class Estimate:
     def __str__(self) -> str:
         if event_numel(self.point) > _SHOWN:
             return f"{self!r}: too large to print, ask for contrasts: contrast(fn)"
-        rows = self.table()
+        rows, quasi_of = self._rows(None, None, None)
         keys = [key for key in ("block", "item") if key in rows[0]]
         columns = [*map(Column, keys), Column("estimate", "standard_error"), Column("standard_error")]
         notes = []
-        if any("quasi_standard_error" in row for row in rows):
+        if quasi_of:
             columns.append(Column("quasi_standard_error", "standard_error"))
-            for of, t in blocks_of(self.point).items():
-                quasi = self._quasi(of or None, None, item_labels(self.names, of, real_shape(t)))
-                if quasi is not None:
-                    low, high = quasi.worst_errors
-                    where = f" of {of}" if of else ""
-                    notes.append(
-                        f"Quasi-standard errors{where} give those of all contrasts to {low:+.1%} .. {high:+.1%}."
-                    )
+        for of, (quasi, labels) in quasi_of.items():
+            low, high = quasi.worst_errors
+            where = f" of {of}" if of else ""
+            notes.append(f"Quasi-standard errors{where} give those of all contrasts to {low:+.1%} .. {high:+.1%}.")
+            warning = quasi.warning(labels)
+            notes += [f"Note: {warning}."] if warning else []
         title = f"Estimate under {self.group!r}, on its canonical section"
         if self.weak:
             notes.append(f"{len(self.weak)} direction(s) are identified but hardly: see `weak`.")
@@ -261,10 +255,29 @@ class Estimate:
         name = next(iter(blocks_of(self.point))) if block is None else block
         return name, real_shape(blocks_of(self.point)[name])
 
+    def _rows(self, names: Names, section: SectionLike, block: str | None) -> tuple[list[dict[str, Any]], _Quasi]:
+        """The rows of `table`, and the quasi-variances in them."""
+        chosen = None if block is None else [self._chosen(block)[0]]
+        called = chosen_names(names, self.names, self.point, block)
+        values, errors = blocks_of(self.estimate(section)), blocks_of(self.standard_errors(section))
+        rows: list[dict[str, Any]] = []
+        found: _Quasi = {}
+        for of in chosen or values:
+            labels = item_labels(called, of, real_shape(values[of]))
+            columns = {"estimate": flatten(values[of]).tolist(), "standard_error": flatten(errors[of]).tolist()}
+            quasi = self._quasi(of or None, section, labels)
+            if quasi is not None:
+                found[of] = quasi, labels
+                columns["quasi_standard_error"] = quasi.standard_errors.tolist()
+            place = {"block": of} if len(values) > 1 and block is None else {}
+            for k, label in enumerate(labels):
+                rows.append({**place, "item": label, **{key: column[k] for key, column in columns.items()}})
+        return rows, found
+
     def _quasi(self, block: str | None, section: SectionLike, labels: list[str | int]) -> QuasiVariances | None:
         """Quasi-variances of a block that has them."""
         covariance = self.covariance(block, section)
-        return None if refusal(covariance, labels) else quasi_variances(covariance, labels)
+        return None if refusal(covariance, labels) else fitted(covariance, labels)
 
     def _check(self, fn: Callable[[Any], Any], who: str, instead: str = "") -> None:
         change = largest_change(fn, self.point, self.group)
@@ -273,3 +286,11 @@ class Estimate:
                 f"{who} is not constant on the orbits of {self.group!r}: it changes by {change.relative:.1e} relative under the "
                 f"{change.generator}; take differences (ratios, distances), or fix a gauge first: mid.Section(group)(x){instead}"
             )
+
+
+def _warn(quasi: Iterable[tuple[QuasiVariances, list[str | int]]], stacklevel: int) -> None:
+    """One warning per block with negative quasi-variances, where the caller of the caller stands."""
+    for found, labels in quasi:
+        warning = found.warning(labels)
+        if warning:
+            warnings.warn(warning, UserWarning, stacklevel=stacklevel)

@@ -25,7 +25,9 @@ class FitResult:
     Attributes:
         point: The estimate, on the canonical section.
         nll: Negative log-likelihood there.
-        converged: Whether the gradient vanishes, to the tolerance or to rounding, and nothing falls there: no saddle.
+        converged: Whether the gradient vanishes, to the tolerance or to rounding, and no direction was met that falls there: no saddle.
+            Where the search for one had to end undecided (an ill-conditioned Hessian, more than 50 numbers), `message` says so; `infer`
+            looks at the whole Hessian, and refuses a saddle.
         iterations: Steps tried.
         gradient_norm: Riemannian norm of the gradient at the canonical representative.
         message: Why the iteration stopped.
@@ -52,8 +54,8 @@ def fit(
     """Minimises a negative log-likelihood over the quotient by its gauge, with no ridge and no prior.
 
     A trust region with truncated conjugate gradients (`optim/steihaug.py`), in Hessian products only. A stationary start that is a
-    saddle is left along its negative curvature. A minimum at infinity is found by its direction: where the likelihood goes on
-    improving, up to a thousand steps ahead.
+    saddle is left along its negative curvature; looking for it costs at most 100 Hessian products, or as many as the fit itself. A
+    minimum at infinity is found by its direction: where the likelihood goes on improving, up to a thousand steps ahead.
 
     Args:
         nll: Function of the point; returns the sum over all data. Differentiated twice.

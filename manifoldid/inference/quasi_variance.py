@@ -31,6 +31,20 @@ class QuasiVariances:
         """Square roots (n,); nan where a quasi-variance is negative."""
         return self.variances.sqrt()
 
+    def warning(self, names: Sequence[object] | None = None) -> str:
+        """What to know about negative quasi-variances; empty where there are none.
+
+        Args:
+            names: What the scores are called; default their index.
+        """
+        negative = [names[k] if names else k for k in (self.variances < 0).nonzero()[:, 0].tolist()]
+        if not negative:
+            return ""
+        return (
+            f"the quasi-variance of item(s) {listed(negative)} is negative, so its standard error is nan: differences with it "
+            "vary less than the others allow for; report contrasts instead of standard errors of single items"
+        )
+
     def __repr__(self) -> str:
         low, high = self.worst_errors
         shown = ", ".join(f"{error:.4g}" for error in self.standard_errors[:6].tolist())
@@ -55,20 +69,21 @@ def quasi_variances(covariance: Tensor, names: Sequence[object] | None = None) -
         ValueError: It is not a finite symmetric matrix of at least 3 scores, or a contrast has no variance (rank-deficient).
         NotConvergedError: The least-squares iteration does not settle.
     """
+    result = fitted(covariance, names)
+    warning = result.warning(checked_names(names, covariance[0]).get(""))
+    if warning:
+        warnings.warn(warning, UserWarning, stacklevel=2)
+    return result
+
+
+def fitted(covariance: Tensor, names: Sequence[object] | None = None) -> QuasiVariances:
+    """As `quasi_variances`, without its warning."""
     matrix = _checked(covariance)
     called = checked_names(names, matrix[0]).get("") or list(range(len(matrix)))
     reason = refusal(covariance, called)
     if reason:
         raise ValueError(reason)
     values = _least_squares(matrix)
-    negative = [called[k] for k in (values < 0).nonzero()[:, 0].tolist()]
-    if negative:
-        warnings.warn(
-            f"the quasi-variance of item(s) {listed(negative)} is negative, so its standard error is nan: differences with it "
-            "vary less than the others allow for; report contrasts instead of standard errors of single items",
-            UserWarning,
-            stacklevel=2,
-        )
     return QuasiVariances(values.to(covariance.dtype), _worst_errors(matrix, values))
 
 
@@ -79,15 +94,16 @@ def refusal(covariance: Tensor, called: Sequence[object]) -> str | None:
         return f"`covariance` must speak of at least 3 items, got {n}: report the standard error of the contrast"
     matrix = covariance.detach().double()
     basis = _contrasts(matrix)
-    values, vectors = torch.linalg.eigh(basis.mT @ matrix @ basis)
+    contrasts = basis.mT @ matrix @ basis
+    values = torch.linalg.eigvalsh(contrasts)
     null = ~(values > 10 * n * eps * values[-1].clamp_min(matrix.abs().max()))
     if not bool(null.any()):
         return None
+    vectors = torch.linalg.eigh(contrasts).eigenvectors
     return (
         f"`covariance` is rank-deficient: {int(null.sum())} of its {n - 1} contrasts have no variance ("
         f"{_sides(basis @ vectors[:, null], called)}; smallest eigenvalue {float(values[0]):.1e}, largest {float(values[-1]):.1e}). "
-        "Leave out items that are fixed or belong to another component, or use a larger sample: an ensemble needs more members than items, "
-        "a sandwich more terms (clusters) than free numbers"
+        "Leave out items that are fixed or belong to another component, or use a larger sample"
     )
 
 
@@ -123,8 +139,11 @@ def _checked(covariance: Tensor) -> Tensor:
 
 
 def _contrasts(matrix: Tensor) -> Tensor:
-    """An orthonormal basis (n, n - 1) of the contrasts."""
-    return torch.linalg.qr(matrix.new_ones(len(matrix), 1), mode="complete").Q[:, 1:]
+    """An orthonormal basis (n, n - 1) of the contrasts: the reflection that takes the first axis to the vector of ones, without that."""
+    n = len(matrix)
+    axis = matrix.new_full((n,), n**-0.5)
+    axis[0] += 1
+    return (torch.eye(n, dtype=matrix.dtype, device=matrix.device) - axis * axis[:, None] / axis[0])[:, 1:]
 
 
 def _least_squares(matrix: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from manifoldid.optim.local_model import LocalModel
 
 _LONG = 15  # conjugate gradient steps after which a preconditioner pays for its probes
 _PROBES = 3  # Hessian products per preconditioner
-_LANCZOS = 6  # Hessian products of the search for negative curvature
+_LOOKS = 100  # Hessian products that the search for negative curvature may take, however short the fit was
+_CHANCE = 1e-3  # of missing it all the same
 
 
 class Step(NamedTuple):
@@ -30,6 +31,17 @@ class Step(NamedTuple):
     """Hessian products spent."""
 
 
+class Curvature(NamedTuple):
+    """What was seen of the curvature at a point."""
+
+    downhill: Tensor | None
+    """A horizontal vector of metric norm 1 with negative curvature; None where none was met."""
+    certain: bool
+    """Whether there is no other answer, but for a chance of a thousandth; of curvature within rounding of 0 nothing is said."""
+    products: int
+    """Hessian products spent."""
+
+
 @dataclass
 class Search:
     """The state of a trust-region iteration between steps.
@@ -41,6 +53,7 @@ class Search:
         largest: The largest gradient norm met.
         last: The step before, taken or not; None before the first.
         scale: Diagonal of the preconditioner; None for the metric itself.
+        products: Hessian products spent on steps.
         stopped: Why the iteration is over; empty while it goes on.
         converged: Whether it is over because the gradient vanishes and nothing falls.
     """
@@ -51,6 +64,7 @@ class Search:
     largest: float = 0.0
     last: Step | None = None
     scale: Tensor | None = None
+    products: int = 0
     stopped: str = ""
     converged: bool = False
 
@@ -68,7 +82,7 @@ class Search:
             self.scale = diagonal(model, self.scale)
         step = truncated_gradients(model, self.radius, self._accuracy(), self.scale)
         value, rounding = model.value_along(step.u), 64 * eps * abs(model.value)
-        self.last = step
+        self.last, self.products = step, self.products + step.products
         if step.promised <= rounding and not step.at_boundary:
             self._polish(step, value)
             return
@@ -101,18 +115,22 @@ class Search:
 
     def _settle(self, why: str) -> None:
         """The end, unless the point is a saddle: then a step along the direction that falls."""
-        downhill = falling(self.model)
-        if downhill is None:
-            self.stopped, self.converged = why, True
+        seen = falling(self.model, self.scale, max(_LOOKS, self.products))
+        if seen.downhill is None:
+            doubt = (
+                f", and no curvature was seen to fall; {seen.products} Hessian products are too few to exclude a saddle that falls slowly "
+                "beside the largest curvature (mid.infer looks again)"
+            )
+            self.stopped, self.converged = why if seen.certain else why + doubt, True
             return
-        moves = ((sign * 0.1**k * self.radius) * downhill for k in range(12) for sign in (1.0, -1.0))
+        moves = ((sign * 0.1**k * self.radius) * seen.downhill for k in range(12) for sign in (1.0, -1.0))
         u = next((u for u in moves if self.model.value_along(u) < self.model.value), None)
         if u is None:
             self.stopped = (
                 "the gradient vanishes at a saddle, and no step along its negative curvature decreases the objective"
             )
             return
-        self.last = Step(u, 0.0, True, _LANCZOS)
+        self.last = Step(u, 0.0, True, seen.products)
         self._move(self.model.at(self.model.moved(u)))
 
 
@@ -178,39 +196,42 @@ def diagonal(model: LocalModel, scale: Tensor | None = None, generator: torch.Ge
     return rows.clamp_min(1e-6 * usual) / unit.square()
 
 
-def falling(model: LocalModel, generator: torch.Generator | None = None) -> Tensor | None:
-    """A horizontal unit vector along which the objective has negative curvature, or None.
+def falling(
+    model: LocalModel, scale: Tensor | None = None, most: int = _LOOKS, generator: torch.Generator | None = None
+) -> Curvature:
+    """A direction of negative curvature, or the certainty that there is none: conjugate gradients from a random covector.
 
-    Lanczos iteration from a random vector: exact for spaces of up to 6 dimensions; beyond it sees what is not small beside the
-    largest curvature. Curvature within rounding of 0 is none.
+    As long as all curvatures met are positive, the residual after k steps is q(H) times the first, with q(0) = 1 and all roots of q
+    positive: q >= 1 on negative numbers, so that what the first residual has along a falling direction never shrinks. It is about
+    1 / sqrt(N) of the whole. A residual below a thousandth of that leaves a chance of a thousandth for such a direction.
 
     Args:
         model: The objective around a point.
-        generator: Of the first vector; None is a private one seeded 0.
+        scale: Diagonal (N,) of the preconditioner; None for the metric.
+        most: Hessian products at most. Twice N see everything; otherwise ill-conditioned problems need many, and may stay uncertain.
+        generator: Of the first covector; None is a private one seeded 0.
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    noise = torch.randn(len(model.slope), generator=generator, device=generator.device, dtype=torch.float64)
-    v = model.horizontal(noise.to(model.slope))
-    count = min(_LANCZOS, len(v))
-    vectors, covectors, products = (v.new_zeros(count, len(v)) for _ in range(3))
-    for k in range(count):
-        for _ in range(2 if k else 0):  # twice is enough to be orthogonal to rounding
-            v = v - (covectors[:k] @ v) @ vectors[:k]
-        size = model.size(v)
-        if not (1e-8 if k else 0.0) < size < float("inf"):
-            count = k
-            break
-        vectors[k] = v / size
-        covectors[k], products[k] = model.lowered(vectors[k]), model.curvature(vectors[k])
-        v = model.raised(products[k])
-        v = v / max(model.size(v), torch.finfo(v.dtype).tiny)
-    if not count:
-        return None
-    values, mixes = torch.linalg.eigh(vectors[:count] @ products[:count].mT)
-    eps = torch.finfo(values.dtype).eps
-    if not float(values[0]) < -100 * max(len(v), 10) * eps * float(values.abs().max()):
-        return None
-    return mixes[:, 0] @ vectors[:count]
+    count = len(model.slope)
+    r = torch.randn(count, generator=generator, device=generator.device, dtype=torch.float64).to(model.slope)
+    r = r if scale is None else r * scale.sqrt()
+    d = _preconditioned(model, r, scale)
+    rz = dd = float((r * d).sum())
+    goal, largest, rounding = rz * _CHANCE**2 / count, 0.0, 100 * max(count, 10) * model.precision
+    for k in range(min(most, 2 * count + 10)):
+        if not rz > goal:
+            return Curvature(None, rz == rz, k)
+        hd = model.curvature(d)
+        bend = float((d * hd).sum())
+        largest = max(largest, abs(bend) / dd)
+        if not bend > rounding * largest * dd:  # flat: what is left of the residual has no curvature at all
+            falls = bend < -rounding * largest * dd
+            return Curvature(d / model.size(d) if falls else None, bend == bend, k + 1)
+        r = r - (rz / bend) * hd
+        z = _preconditioned(model, r, scale)
+        new = float((r * z).sum())
+        d, dd, rz = z + (new / rz) * d, new + (new / rz) ** 2 * dd, new
+    return Curvature(None, False, min(most, 2 * count + 10))
 
 
 def _preconditioned(model: LocalModel, r: Tensor, scale: Tensor | None) -> Tensor:

@@ -179,3 +179,16 @@ def test_a_weak_direction_is_fitted_and_not_called_infinite():
     assert fit.converged
     error = mid.infer(nll, fit.point, mid.Translation()).contrast(lambda x: x[5] - x[0]).standard_error
     assert float(error) == pytest.approx(1e5, rel=1e-3)
+
+
+def test_a_saddle_too_flat_to_be_seen_is_said_by_fit_and_refused_by_infer():
+    curvatures = torch.logspace(-6, 0, 300, dtype=F64)
+    curvatures[0] = -1e-6
+
+    def nll(x):
+        return 0.5 * (curvatures * x.square()).sum() + x[0] ** 4
+
+    fit = mid.fit(nll, torch.zeros(300, dtype=F64), mid.Product())
+    assert "too few to exclude a saddle" in fit.message
+    with pytest.raises(mid.NotConvergedError, match="saddle"):
+        mid.infer(nll, fit.point, mid.Product())

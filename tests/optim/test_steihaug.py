@@ -53,10 +53,44 @@ def test_the_direction_that_falls_is_found_at_a_saddle():
     def saddle(x):
         return x[1:].square().sum() - 1e-3 * x[0].square()
 
-    u = falling(model(saddle, torch.zeros(6, dtype=F64)))
+    u = falling(model(saddle, torch.zeros(6, dtype=F64))).downhill
     assert u is not None
     assert float(u[0].abs()) == pytest.approx(1, abs=1e-6)
-    assert falling(model(lambda x: x[1:].square().sum(), torch.zeros(6, dtype=F64))) is None
+    assert falling(model(lambda x: x[1:].square().sum(), torch.zeros(6, dtype=F64))).downhill is None
+
+
+@pytest.mark.parametrize("n", [50, 200, 500])
+@pytest.mark.parametrize("smallest", [1e-1, 1e-4, -1e-1, -1e-4])
+def test_one_small_negative_eigenvalue_is_found_and_its_absence_is_certain(n, smallest):
+    curvatures = torch.linspace(0.01, 1, n, dtype=F64)
+    curvatures[0] = smallest
+    axes = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(n), dtype=F64)).Q
+    hessian = axes @ torch.diag(curvatures) @ axes.mT
+    seen = falling(model(lambda x: 0.5 * x @ hessian @ x, torch.zeros(n, dtype=F64)))
+    assert seen.certain
+    if smallest > 0:
+        assert seen.downhill is None
+    else:
+        assert seen.downhill is not None
+        assert float(seen.downhill @ hessian @ seen.downhill) < 0
+
+
+def test_a_hessian_too_ill_conditioned_to_look_at_is_not_called_certain():
+    curvatures = torch.logspace(-6, 0, 300, dtype=F64)
+    curvatures[0] = -1e-6
+    here = model(lambda x: 0.5 * (curvatures * x.square()).sum(), torch.zeros(300, dtype=F64))
+    seen = falling(here)
+    assert seen.downhill is None
+    assert not seen.certain
+    longer = falling(here, curvatures.abs())  # in its own units it is easy
+    assert longer.downhill is not None
+
+
+def test_flat_directions_are_no_saddle():
+    seen = falling(model(lambda x: (x[1:] - x[:-1]).square().sum(), torch.zeros(60, dtype=F64)))
+    assert seen.downhill is None
+    assert seen.certain
+    assert falling(model(lambda x: x.sum(), torch.zeros(60, dtype=F64))).certain
 
 
 def test_curvature_includes_that_of_the_retraction():
