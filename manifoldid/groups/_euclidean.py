@@ -5,7 +5,7 @@ from torch import Tensor
 
 from manifoldid._linalg import widened
 from manifoldid.groups.base import GaugeGroup
-from manifoldid.groups.geometry import Geometry
+from manifoldid.groups.geometry import Geometry, StepGeometry
 from manifoldid.points import Point, Weights, cast_like, flat_weights, flatten, map_blocks, unflatten
 
 
@@ -13,6 +13,17 @@ class EuclideanGeometry(Geometry):
     """Metric sum w u v. The canonical section of the group is a linear projection, and that projection is the horizontal one."""
 
     isometric = True
+
+    def __init__(self, group: GaugeGroup, weights: Weights = None, one_mean: bool = False):
+        """The geometry.
+
+        Args:
+            group: The group.
+            weights: Item weights.
+            one_mean: Whether the group shifts all items of a tensor by one number.
+        """
+        super().__init__(group, weights)
+        self.one_mean = one_mean
 
     def inner(self, x: Point, u: Point, v: Point) -> Tensor:
         """See `Geometry.inner`."""
@@ -61,6 +72,10 @@ class EuclideanGeometry(Geometry):
         """See `Geometry.transport`: horizontal vectors are the same at all points."""
         return self.horizontal(y, v)
 
+    def step_at(self, x: Tensor) -> StepGeometry | None:
+        """See `Geometry.step_at`: with equal weights and one shift per point."""
+        return _CentredStep(x) if self.one_mean and self.weights is None else None
+
     def _weighted(self, u: Point, x: Point, power: float) -> Point:
         ndim = self.group.batch_ndim(x)
         w = self._item_weights(x)
@@ -68,6 +83,29 @@ class EuclideanGeometry(Geometry):
 
     def _item_weights(self, x: Point) -> Tensor | None:
         return flat_weights(self.weights, x, self.group.batch_ndim(x), self.group.shards)
+
+
+class _CentredStep:
+    """What a step of an optimiser asks for at `x` (*batch, n), where horizontal vectors have mean 0; without derivatives."""
+
+    def __init__(self, x: Tensor):
+        self.x = x
+
+    def gradient(self, derivative: Tensor) -> Tensor:
+        return _centred(derivative)
+
+    def squares(self, u: Tensor) -> Tensor:
+        return u.square()
+
+    def retract(self, u: Tensor) -> Tensor:
+        return _centred(u).add_(self.x)
+
+    def retract_and_carry(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return self.retract(u), _centred(v)
+
+
+def _centred(u: Tensor) -> Tensor:
+    return u - u.mean(-1, keepdim=True)
 
 
 class LogGeometry(Geometry):

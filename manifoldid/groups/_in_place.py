@@ -4,6 +4,8 @@ A step waits for memory: Adam reads four numbers an entry and writes three. Pass
 over pieces that stay in a cache, where that saves more than the calls cost (measured by benchmarks/optim.py).
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,42 +27,34 @@ def standardise(x: Tensor, shift: bool, scale: bool, shards: Shards | None = Non
     Returns:
         The means and the root mean squares that were taken out, both (*batch, 1); 0 and 1 where there is nothing to take out.
     """
-    items = x.shape[-1]
-    rows = x.view(x.shape[:-1].numel(), items)  # no -1: a shard may be empty
-    if shards is not None:
-        mean, size = _rows(rows, shift, scale, shards)
-        return mean.view(*x.shape[:-1], 1), size.view(*x.shape[:-1], 1)
-    if rows.device.type != "cpu":
-        parts = (rows,)
-    elif items > _ROW_PIECE:
-        parts = rows.split(1)
-    else:
-        parts = rows.split(max(1, _PIECE // items))
-    done = [_standardise_long(p, items) if _is_long(p) and shift and scale else _rows(p, shift, scale) for p in parts]
-    means, sizes = (torch.cat(values) if len(values) > 1 else values[0] for values in zip(*done, strict=True))
-    return means.view(*x.shape[:-1], 1), sizes.view(*x.shape[:-1], 1)
-
-
-def _is_long(rows: Tensor) -> bool:
-    return rows.device.type == "cpu" and rows.shape[-1] > _ROW_PIECE
-
-
-def _rows(rows: Tensor, shift: bool, scale: bool, shards: Shards | None = None) -> tuple[Tensor, Tensor]:
-    """One pass after the other over `rows` (m, n)."""
-    items = rows.shape[-1] if shards is None else shards.count(rows.shape[-1], rows)
+    batch, items = x.shape[:-1], x.shape[-1]
+    if shards is None and x.device.type == "cpu" and x.numel() == items:
+        mean, size = _one_row(x.view(-1), shift, scale)
+        return x.new_full((*batch, 1), mean), x.new_full((*batch, 1), size)
+    rows = x.view(batch.numel(), items)  # no -1: a shard may be empty
     mean, size = rows.new_zeros(rows.shape[0], 1), rows.new_ones(rows.shape[0], 1)
-    if shift:
-        mean = rows.sum(-1, keepdim=True)
-        mean = (mean if shards is None else shards.sum(mean)) / items
-        rows.sub_(mean)
-    if scale:
-        size = _norm(rows)
-        size = (size if shards is None else shards.sum(size.square()).sqrt()) / items**0.5
-        rows.mul_(size.clamp_min(torch.finfo(rows.dtype).tiny).reciprocal_())
-    return mean, size
+    count = rows.shape[0] if shards is not None or rows.device.type != "cpu" else max(1, _PIECE // max(1, items))
+    for part, means, sizes in zip(rows.split(count), mean.split(count), size.split(count), strict=True):
+        _rows(part, means if shift else None, sizes if scale else None, shards)
+    return mean.view(*batch, 1), size.view(*batch, 1)
 
 
-def _norm(rows: Tensor) -> Tensor:
+def _rows(rows: Tensor, mean: Tensor | None, size: Tensor | None, shards: Shards | None) -> None:
+    """One pass after the other over `rows` (m, n); writes what was taken out to `mean` and `size` (m, 1)."""
+    items = rows.shape[-1] if shards is None else shards.count(rows.shape[-1], rows)
+    if mean is not None:
+        torch.sum(rows, -1, keepdim=True, out=mean)
+        if shards is not None:
+            mean.copy_(shards.sum(mean))
+        rows.sub_(mean.div_(items))
+    if size is not None:
+        size.copy_(_norms(rows))
+        if shards is not None:
+            size.copy_(shards.sum(size.square()).sqrt())
+        rows.mul_(size.div_(items**0.5).clamp_min(torch.finfo(rows.dtype).tiny).reciprocal_())
+
+
+def _norms(rows: Tensor) -> Tensor:
     """Norms (m, 1) of `rows` (m, n); of long ones in two stages, since a float32 sum of 1e6 squares loses digits."""
     items, stage = rows.shape[-1], 1 << 12
     if items <= _ROW_PIECE:
@@ -70,15 +64,36 @@ def _norm(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(torch.cat(norms, dim=-1), dim=-1, keepdim=True)
 
 
-def _standardise_long(row: Tensor, items: int) -> tuple[Tensor, Tensor]:
-    """One pass over `row` (1, n) for both sums, and one that shifts and scales: two in place of four."""
-    parts = row.view(-1).split(_ROW_PIECE)
-    sums = [(float(part.sum()), float(torch.linalg.vector_norm(part)) ** 2) for part in parts]
-    mean, square = (sum(values) / items for values in zip(*sums, strict=True))
-    if not mean**2 < square / 2:  # far from the section, where the difference would be rounding, or not finite
-        return _rows(row, shift=True, scale=True)
-    size = (square - mean**2) ** 0.5
-    offset = row.new_tensor(-mean / size)
+def _one_row(row: Tensor, shift: bool, scale: bool) -> tuple[float, float]:
+    """The same for one row (n,) on a CPU: one pass for the sums, which go to Python, and one that shifts and scales.
+
+    The sums begin at the end, which the optimiser has written last, and the second pass at the beginning, which they read last.
+    """
+    items, tiny = row.shape[0], torch.finfo(row.dtype).tiny
+    piece = _ROW_PIECE if shift and scale else _PIECE  # two sums of a piece, or one
+    parts = row.split(piece) if items > piece else (row,)
+    mean = square = 0.0
+    for part in reversed(parts):
+        if shift:
+            mean += float(part.sum())
+        if scale:
+            square += float(torch.dot(part, part))
+    mean, square = mean / items, square / items
+    if not scale:
+        for part in parts:
+            part.sub_(mean)
+        return mean, 1.0
+    if (
+        shift and not mean * mean < square / 2
+    ):  # far from the section, where the difference would be rounding, or not finite
+        mean, _ = _one_row(row, shift=True, scale=False)
+        return mean, _one_row(row, shift=False, scale=True)[1]
+    size = math.sqrt(square - mean * mean)
+    factor = 1 / max(size, tiny)
+    offset = row.new_tensor(-mean * factor) if shift else None
     for part in parts:
-        torch.add(offset, part, alpha=1 / size, out=part)
-    return row.new_tensor([[mean]]), row.new_tensor([[size]])
+        if offset is None:
+            part.mul_(factor)
+        else:
+            torch.add(offset, part, alpha=factor, out=part)
+    return mean, size

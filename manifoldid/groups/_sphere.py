@@ -12,8 +12,9 @@ from torch import Tensor
 from manifoldid._linalg import widened
 from manifoldid.groups._euclidean import safe_root
 from manifoldid.groups._items import ItemGroup, Measure
+from manifoldid.groups._row_step import RowStep
 from manifoldid.groups._sphere_step import SphereStep
-from manifoldid.groups.geometry import Geometry
+from manifoldid.groups.geometry import Geometry, StepGeometry
 from manifoldid.points import Weights
 
 
@@ -126,10 +127,12 @@ class SphereGeometry(Geometry):
         carried = velocity - middle * (2 * self._average(start.measure, velocity * middle) / safe)
         return end.size * self._project(end, carried)
 
-    def step_at(self, x: Tensor) -> SphereStep | None:
+    def step_at(self, x: Tensor) -> StepGeometry | None:
         """See `Geometry.step_at`: one sphere per point."""
         if self.items.partition is not None:
             return None
+        if x.ndim == 1 and self.weights is None and x.device.type == "cpu":
+            return RowStep.at(x, self.shifts)
         return SphereStep.at(x, self.items.measure(x, self.weights).weights, self.shifts)
 
     # ------------------------------------------------------------------------------------------------ private

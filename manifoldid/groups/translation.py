@@ -63,7 +63,7 @@ class Translation(ItemGroup):
         return Canonical(x - self.at_items(shift), shift)
 
     def geometry(self, weights: Weights = None) -> EuclideanGeometry:
-        return EuclideanGeometry(self, weights)
+        return EuclideanGeometry(self, weights, one_mean=self.partition is None and self.shards is None)
 
     def generator_names(self, x: Point) -> list[str]:
         return self.named("translation")

@@ -1,6 +1,7 @@
 """`attach`: any torch optimiser steps along identifiable directions, with the parameters and kernels where they are."""
 
 import copy
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -30,18 +31,22 @@ class Handle:
     """
 
     def __init__(self, attachment: Attachment, members: list[Member], group: GaugeGroup):
-        self._attachment = attachment
+        self._attachment = weakref.ref(
+            attachment
+        )  # a handle that is kept does not keep an optimiser that was thrown away
         self._members = members
         self.group = group
 
     @property
     def attached(self) -> bool:
         """Whether the optimiser still follows the gauge on these parameters."""
-        return all(member in self._attachment.members for member in self._members)
+        attachment = self._attachment()
+        return attachment is not None and all(member in attachment.members for member in self._members)
 
     def detach(self) -> None:
         """Lets the optimiser step freely again. The parameters stay where they are; a second call does nothing."""
-        self._attachment.remove(self._members)
+        if (attachment := self._attachment()) is not None:
+            attachment.remove(self._members)
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -50,7 +55,10 @@ class Handle:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Handle":
-        attachment = copy.deepcopy(self._attachment, memo)
+        attachment = self._attachment()
+        if attachment is None:
+            return self
+        attachment = copy.deepcopy(attachment, memo)
         return Handle(attachment, [memo[id(member)] for member in self._members if id(member) in memo], self.group)
 
     def __repr__(self) -> str:
@@ -93,8 +101,8 @@ def attach(
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: A parameter is not in the optimiser, is already attached, has `.grad` set, or does not fit the group; or
-            the optimiser is differentiable.
+        ValueError: A parameter is not in the optimiser, is already attached (here, or through another optimiser that is in use),
+            has `.grad` set, or does not fit the group; or the optimiser is differentiable.
         RuntimeError: The optimiser has state that a curved gauge cannot move along ("build, attach, load").
         DegeneratePointError: A parameter has no representative on its orbit.
         NotInvariantError: `loss` sees the gauge.

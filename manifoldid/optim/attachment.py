@@ -1,10 +1,12 @@
 """The hooks behind `attach`: one object per optimiser, one pass per bucket of equal points."""
 
 import copy
+import gc
 import operator
 import warnings
-from collections.abc import Callable
-from typing import Any
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +24,9 @@ from manifoldid.points import Point, cast_like, compute_point, map_blocks
 
 class Attachment:
     """The pre and post step hooks of one optimiser."""
+
+    # Whose parameter a tensor is stands nowhere else: an attribute of the tensor would end up in pickled models.
+    _living: ClassVar["weakref.WeakSet[Attachment]"] = weakref.WeakSet()
 
     def __init__(self, optimizer: Optimizer):
         self.optimizer = optimizer
@@ -44,15 +49,30 @@ class Attachment:
     # ------------------------------------------------------------------------------------------------ members
 
     def check_new(self, members: list[Member]) -> None:
-        """Refuses parameters that are attached already.
+        """Refuses parameters that are attached already, here or through another optimiser.
 
         Raises:
             ValueError: One is.
         """
-        mine = {id(p) for member in self.members for p in member.parameters.values()}
-        for member in members:
-            if any(id(p) in mine for p in member.parameters.values()):
-                raise ValueError(f"`{member.name}` is attached already: call detach() on its handle first")
+        names = {id(p): member.name for member in members for p in member.parameters.values()}
+        if taken := self._owned(names):
+            raise ValueError(f"`{names[taken.pop()]}` is attached already: call detach() on its handle first")
+        if any(other._owned(names) for other in self._others()):
+            gc.collect()  # optimisers that nobody holds any more wait in cycles
+        for other in self._others():
+            if taken := other._owned(names):
+                raise ValueError(
+                    f"`{names[taken.pop()]}` is attached already, through another optimiser ({type(other.optimizer).__name__}): both would "
+                    "move it to the section, each with momentum of its own; call detach() on that handle first, or let one optimiser "
+                    "have the parameter"
+                )
+
+    def _owned(self, names: Mapping[int, str]) -> set[int]:
+        """Which of the parameters with these ids are attached here."""
+        return {id(p) for member in self.members for p in member.parameters.values() if id(p) in names}
+
+    def _others(self) -> "list[Attachment]":
+        return [other for other in self._living if other is not self]
 
     def add(self, members: list[Member]) -> None:
         """Starts to move `members`."""
@@ -89,11 +109,13 @@ class Attachment:
         # Optimizer.__getstate__ drops hooks and attributes; instance methods are honoured by copy and pickle.
         own = {"manifoldid_attachment": self, "__deepcopy__": self.deepcopy, "__reduce_ex__": self.reduce}
         vars(optimizer).update(own)
+        self._living.add(self)
 
     def _uninstall(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._living.discard(self)
         for name in ("manifoldid_attachment", "__deepcopy__", "__reduce_ex__"):
             vars(self.optimizer).pop(name, None)
 

@@ -3,6 +3,7 @@
 geoopt's contract, and where its optimisers break it for any manifold, is in the comments at the method that answers to it.
 """
 
+import cmath
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -116,10 +117,10 @@ class QuotientManifold(geoopt.Manifold):
         The default of geoopt, <u, v>_x, would give all entries of a point one learning rate; squares of the raw entries would
         not be invariant.
         """
-        geometry = self._geometry
         step = self._step_at(x, u) if v is None else None
         if step is not None:
             return step.squares(_plain(u))
+        geometry = self._geometry
         a = _vector(geometry.components, x, u)
         b = a if v is None else _vector(geometry.components, x, v)
         return (a * b.conj()).real if a.is_complex() else a * b
@@ -305,7 +306,7 @@ class QuotientManifold(geoopt.Manifold):
         )
 
     def _check_derivative(self, u: Tensor) -> None:
-        if not concrete(u) or bool(torch.isfinite(u.sum())) or bool(torch.isfinite(u).all()):
+        if not concrete(u) or cmath.isfinite(u.sum().item()) or bool(torch.isfinite(u).all()):
             return  # one pass nearly always; a sum that overflows says nothing yet
         if self._within is not None:
             self._within.close()
@@ -316,12 +317,15 @@ class QuotientManifold(geoopt.Manifold):
 
     def _step_at(self, x: Tensor, *vectors: Tensor) -> StepGeometry | None:
         """The short cut of the geometry for steps of optimisers: no derivatives are asked for, nothing is broadcast."""
-        if torch.is_grad_enabled() or x.dtype in HALF or x.is_complex():
+        if torch.is_grad_enabled():
             return None
-        if any(v.shape != x.shape or v.dtype != x.dtype or not concrete(v) for v in (x, *vectors)):
+        step = None if self._within is None else self._within.known(x)
+        if step is None and (x.dtype in HALF or x.is_complex() or not concrete(x)):
             return None
-        known = self._within.known(x) if self._within is not None else None
-        return known or self._geometry.step_at(_plain(x))
+        for v in vectors:
+            if v.shape != x.shape or v.dtype != x.dtype or (step is None and not concrete(v)):
+                return None
+        return self._geometry.step_at(_plain(x)) if step is None else step
 
     def _kept(self, value: Tensor, x: Tensor, other: Tensor) -> Tensor:
         return value.reshape(value.shape + (1,) * (max(x.ndim, other.ndim) - value.ndim))
@@ -387,13 +391,13 @@ class _Step:
         self._known: tuple[Tensor, int, StepGeometry] | None = None
         self._manifolds = manifolds
         for manifold in manifolds:
-            manifold._within = self
+            vars(manifold)["_within"] = self  # torch's own way to set an attribute of a module takes longer
 
     def close(self) -> None:
         """Forgets everything, for good."""
         self._open, self._known = False, None
         for manifold in self._manifolds:
-            manifold._within = None
+            vars(manifold)["_within"] = None
         self._manifolds = []
 
     def keep(self, x: Tensor, step: StepGeometry) -> None:

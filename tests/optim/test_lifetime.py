@@ -169,3 +169,32 @@ def test_a_compiled_step_follows_the_gauge():
         model.loss().backward()
         compiled()
     assert mean(model) < 1e-14
+
+
+# ---------------------------------------------------------------------------------------------- one owner at a time
+
+
+def test_a_parameter_that_another_optimiser_moves_is_refused_until_it_is_detached():
+    p, q = nn.Parameter(start()), nn.Parameter(start(1))
+    first, second = torch.optim.SGD([p], lr=0.1), torch.optim.Adam([p, q], lr=0.1)
+    handle = mid.attach(first, mid.Translation(), p)
+    before = p.detach().clone()
+    with pytest.raises(
+        ValueError, match=r"`params\[1\]` is attached already, through another optimiser \(SGD\).*detach\(\)"
+    ):
+        mid.attach(second, mid.Scaling(), [q, p])
+    assert torch.equal(p.detach(), before)
+    handle.detach()
+    assert mid.attach(second, mid.Scaling(), [q, p]).attached
+
+
+def test_an_optimiser_that_was_thrown_away_blocks_nobody_even_if_its_handle_was_kept():
+    p = nn.Parameter(start())
+    optimiser = torch.optim.SGD([p], lr=0.1)
+    handle = mid.attach(optimiser, mid.Translation(), p)
+    del optimiser
+    again = torch.optim.SGD([p], lr=0.1)
+    assert mid.attach(again, mid.Translation(), p).attached
+    assert not handle.attached
+    assert not copy.deepcopy(handle).attached
+    handle.detach()

@@ -5,12 +5,14 @@ import torch
 from cases import BLOCKS, positive, randn
 
 import manifoldid as mid
+from manifoldid.groups._row_step import RowStep
 from manifoldid.groups._sphere_step import SphereStep
 
 geoopt = pytest.importorskip("geoopt")
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.3, 1.7, 1.0, 0.9], dtype=torch.float64)
-GROUPS = {"scaling": mid.Scaling(), "affine": mid.Affine()}
+SPHERES = {"scaling": mid.Scaling(), "affine": mid.Affine()}
+GROUPS = {"translation": mid.Translation(), **SPHERES}
 
 
 def operations(manifold, x, u, v):
@@ -51,12 +53,13 @@ def test_steps_without_derivatives_are_those_with_derivatives(name, offset, weig
 )
 def test_points_that_need_care_have_no_short_cut(x):
     assert SphereStep.at(x.float(), None, shifts=True) is None
+    assert RowStep.at(x.float(), shifts=True) is None
     assert SphereStep.at(torch.stack([x.float(), randn(7).float()]), None, shifts=True) is None
 
 
-@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("name", SPHERES)
 def test_long_steps_and_opposite_ends_are_finite(name):
-    manifold, x = mid.QuotientManifold(GROUPS[name]), mid.Section(GROUPS[name])(randn(7))
+    manifold, x = mid.QuotientManifold(SPHERES[name]), mid.Section(SPHERES[name])(randn(7))
     u = manifold.proju(x, randn(7, seed=1))
     u = u * (torch.pi / manifold.norm(x, u) * 7**0.5)  # to the opposite point
     with torch.no_grad():
