@@ -15,7 +15,8 @@ from manifoldid.errors import DegeneratePointError, NotEstimableError, listed
 from manifoldid.groups.base import GaugeGroup, check_quotient, require_group
 from manifoldid.inference.contrast import Contrast
 from manifoldid.inference.names import Names, checked_names, chosen_names, item_labels, real_shape
-from manifoldid.inference.pairwise import PairwiseContrasts, differences
+from manifoldid.inference.pairwise import PairwiseContrasts
+from manifoldid.inference.pools import differences, pools_of
 from manifoldid.inference.quasi_variance import QuasiVariances, quasi_variances
 from manifoldid.invariance import default_tolerance, largest_change
 from manifoldid.points import (
@@ -279,11 +280,16 @@ class Ensemble:
         return Contrast(values.mean(0), rest.mT @ rest / (len(values) - 1), values)
 
     def quasi_variances(self, block: str | None = None, section: SectionLike = None) -> QuasiVariances:
-        """Quasi-variances of one member, of tensor points or of a block; errors as in `covariance` and `mid.quasi_variances`."""
-        return quasi_variances(whole(self.covariance(section, block)), self.labels(None, block))
+        """Quasi-variances of one member, of tensor points or of a block, pool by pool (`blocks=`).
+
+        Errors as in `covariance` and `mid.quasi_variances`.
+        """
+        return quasi_variances(whole(self.covariance(section, block)), self.labels(None, block), self._pools(block))
 
     def pairwise(self, block: str | None = None, section: SectionLike = None) -> PairwiseContrasts:
         """The differences of all pairs of items: means, and the spread of one member, with intervals that hold together.
+
+        Pairs of different pools (`blocks=`) have no difference: they are nan, in any section.
 
         Args:
             block: Of dict points.
@@ -293,12 +299,15 @@ class Ensemble:
             NotEstimableError: A difference sees the gauge and no `section` is given.
             ValueError: `block` is needed or unknown, or with `observed` a pair was seen together by fewer than two members.
         """
+        pools = self._pools(block)
         if section is None:
             self._check_estimable(
-                lambda x: differences(self.block_of(x, block)), "the difference of two items", " or say which section="
+                lambda x: differences(self.block_of(x, block), pools),
+                "the difference of two items",
+                " or say which section=",
             )
         scores = flatten(whole(self.block_of(self.mean(section), block)))
-        return PairwiseContrasts(scores, whole(self.covariance(section, block)), self.labels(None, block))
+        return PairwiseContrasts(scores, whole(self.covariance(section, block)), self.labels(None, block), pools)
 
     def labels(self, names: Names = None, block: str | None = None) -> list[str | int]:
         """What the numbers of the points, or of one of their blocks, are called: names, else indices. Errors as in `table`."""
@@ -373,6 +382,12 @@ class Ensemble:
     def _hidden_entries(self, members: Point) -> Point:
         """Entries that nobody saw, as 1: nan there is the caller's way to say so."""
         return members if self.observed is None else torch.where(self.observed, members, torch.ones_like(members))
+
+    def _pools(self, block: str | None) -> Tensor | None:
+        """The pools of the items of tensor points, or of a block; errors as in `block_of`."""
+        one = _member(self.members, 0)
+        self.block_of(one, block)
+        return pools_of(self.group, one, next(iter(blocks_of(one))) if block is None else block)
 
     def _chosen(self, of: tuple[str, ...] | str) -> Point:
         return self.members[of] if isinstance(of, str) else {name: self.members[name] for name in of or self.members}

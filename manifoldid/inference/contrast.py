@@ -63,17 +63,24 @@ class Contrast:
         Raises:
             ValueError: `level` is not between 0 and 1, or `draws` is below 100.
         """
-        spread = self.covariance.detach().cpu().double()
-        errors = spread.diagonal().clamp_min(0).sqrt()
-        live = errors > 0
-        scale = torch.where(live, errors, 1.0).reciprocal()
-        factor = half_of(scale[:, None] * spread * scale)
-
-        def largest(noise: Tensor) -> Tensor:
-            return (noise @ factor.mT).abs().amax(-1)
-
-        half = critical_value(largest, factor.shape[-1], len(errors), level, draws, generator) * self.standard_error
+        checked_level(level)
+        half = critical_value(self._simulated(draws, generator), level) * self.standard_error
         return self.value - half, self.value + half
+
+    def adjusted_p_values(self, draws: int = 100_000, generator: torch.Generator | None = None) -> Tensor:
+        """p-values, shaped like `value`, that every contrast is 0, adjusted for looking at all of them (single-step max-t).
+
+        The probability that the largest |t| of all contrasts is at least that of this one if all of them are 0, by simulation:
+        (1 + hits) / (1 + draws), so never 0. Below 1 - level where `simultaneous_interval(level)` misses 0.
+
+        Args:
+            draws: Simulated vectors of contrasts.
+            generator: Of the simulation; None is a private one seeded 0.
+
+        Raises:
+            ValueError: `draws` is below 100.
+        """
+        return adjusted(self.value, self.standard_error, self._simulated(draws, generator))
 
     def wald_test(self, null: Tensor | float = 0.0) -> "WaldTest":
         """Tests that all contrasts equal `null`: (value - null)' covariance^+ (value - null), chi-squared.
@@ -112,6 +119,18 @@ class Contrast:
         statistic, freedom = float((along[cut].square() / values[cut]).sum()), int(cut.sum())
         tail = torch.special.gammaincc(torch.tensor(freedom / 2).double(), torch.tensor(statistic / 2).double())
         return WaldTest(statistic, freedom, float(tail))
+
+    def _simulated(self, draws: int, generator: torch.Generator | None) -> Tensor:
+        """The largest |t| of every simulated vector of contrasts."""
+        spread = self.covariance.detach().cpu().double()
+        errors = spread.diagonal().clamp_min(0).sqrt()
+        scale = torch.where(errors > 0, errors, 1.0).reciprocal()
+        factor = half_of(scale[:, None] * spread * scale)
+
+        def largest(noise: Tensor) -> Tensor:
+            return (noise @ factor.mT).abs().amax(-1)
+
+        return largest_contrasts(largest, factor.shape[-1], len(errors), draws, generator)
 
     def __repr__(self) -> str:
         if self.value.ndim == 0:
@@ -160,28 +179,25 @@ def half_of(covariance: Tensor) -> Tensor:
     return vectors[:, live] * values[live].sqrt()
 
 
-def critical_value(
+def largest_contrasts(
     largest: Callable[[Tensor], Tensor],
     rank: int,
     size: int,
-    level: float,
     draws: int,
     generator: torch.Generator | None,
-) -> float:
-    """The quantile `level` of `largest(noise)` over standard normal noise (draws, rank), in batches of bounded memory.
+) -> Tensor:
+    """`largest(noise)` (draws,) over standard normal noise (draws, rank), in batches of bounded memory.
 
     Args:
         largest: The largest contrast (b,) of every row of noise (b, rank), on the CPU.
         rank: Independent normal numbers behind the contrasts.
         size: How many contrasts `largest` forms per row.
-        level: The probability.
         draws: Rows in all.
         generator: Of the noise; None is a private one seeded 0.
 
     Raises:
-        ValueError: `level` is not between 0 and 1, or `draws` is below 100.
+        ValueError: `draws` is below 100.
     """
-    checked_level(level)
     if draws < 100:
         raise ValueError(f"`draws` must be at least 100, got {draws}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -190,7 +206,19 @@ def critical_value(
         noise = torch.randn(min(batch, left), rank, generator=generator, device=generator.device, dtype=torch.float64)
         found.append(largest(noise.cpu()))
         left -= len(noise)
-    return float(torch.cat(found).kthvalue(math.ceil(level * draws)).values)
+    return torch.cat(found)
+
+
+def critical_value(largest: Tensor, level: float) -> float:
+    """The quantile `level` of the largest contrasts (draws,)."""
+    return float(largest.kthvalue(math.ceil(level * len(largest))).values)
+
+
+def adjusted(value: Tensor, error: Tensor, largest: Tensor) -> Tensor:
+    """The share of the largest contrasts (draws,) that reach |value / error|, in the shape of `value`; 1 where value and error are 0."""
+    reached = torch.where(value == 0, 0, value / error).detach().abs().cpu().double()
+    hits = len(largest) - torch.searchsorted(largest.sort().values, reached.contiguous())
+    return torch.where(reached.isnan(), torch.nan, (1 + hits) / (1 + len(largest))).to(value)
 
 
 def _short(t: Tensor) -> str:

@@ -13,7 +13,8 @@ from manifoldid.groups.base import GaugeGroup
 from manifoldid.inference.contrast import Contrast, correlation_of
 from manifoldid.inference.information import DenseInverse, InverseInformation, jacobian
 from manifoldid.inference.names import Names, checked_names, chosen_names, item_labels, real_shape
-from manifoldid.inference.pairwise import PairwiseContrasts, differences
+from manifoldid.inference.pairwise import PairwiseContrasts
+from manifoldid.inference.pools import differences, pools_of
 from manifoldid.inference.presentation import Column, rendered
 from manifoldid.inference.quasi_variance import QuasiVariances, fitted, quasi_variances, refusal
 from manifoldid.invariance import default_tolerance, largest_change
@@ -104,10 +105,12 @@ class Estimate:
     def quasi_variances(self, block: str | None = None, section: SectionLike = None) -> QuasiVariances:
         """Quasi-variances of the point or of a block; errors as in `covariance` and `mid.quasi_variances`.
 
-        Under a translation the section does not matter; under scalings it says in which unit.
+        Under a translation the section does not matter; under scalings it says in which unit. Pools with an origin of their own
+        (`blocks=`) are taken one by one; items of a pool of fewer than 3 get nan.
         """
         of, shape = self._chosen(block)
-        return quasi_variances(self.covariance(block, section), item_labels(self.names, of, shape))
+        pools = pools_of(self.group, self.point, of)
+        return quasi_variances(self.covariance(block, section), item_labels(self.names, of, shape), pools)
 
     def correlation(self, block: str | None = None, section: SectionLike = None) -> Tensor:
         """Correlations (n, n) on a section; nan for numbers that the section fixes. Errors as in `covariance`."""
@@ -115,6 +118,8 @@ class Estimate:
 
     def pairwise(self, block: str | None = None, section: SectionLike = None) -> PairwiseContrasts:
         """The differences of all pairs of numbers of the point or of a block, with intervals that hold together.
+
+        Pairs of different pools (`blocks=`) have no difference: they are nan, in any section.
 
         Args:
             block: Of a dict point.
@@ -125,19 +130,20 @@ class Estimate:
             ValueError: `block` is needed or unknown.
         """
         of, shape = self._chosen(block)
+        pools = pools_of(self.group, self.point, of)
         if section is None:
             self._check(
-                lambda x: differences(blocks_of(x)[of]), "the difference of two items", " or say which section="
+                lambda x: differences(blocks_of(x)[of], pools), "the difference of two items", " or say which section="
             )
         start, stop = self._range(block)
         scores = flatten(self.estimate(section))[start:stop]
-        return PairwiseContrasts(scores, self.covariance(block, section), item_labels(self.names, of, shape))
+        return PairwiseContrasts(scores, self.covariance(block, section), item_labels(self.names, of, shape), pools)
 
     def table(self, names: Names = None, section: SectionLike = None, block: str | None = None) -> list[dict[str, Any]]:
         """One row per number, for `pandas.DataFrame(...)`: item, estimate, standard_error, quasi_standard_error.
 
         A point of several blocks has one more column, `block`, unless one is chosen. Quasi-standard errors are there for blocks that
-        have them: 3 items or more, and every difference has a variance.
+        have them: 3 items or more, and every difference has a variance; pool by pool where there are pools.
 
         Args:
             names: One name per item (of the chosen block), or a dict from block to names; default those given to `infer`.
@@ -205,9 +211,12 @@ class Estimate:
         if quasi_of:
             columns.append(Column("quasi_standard_error", "standard_error"))
         for of, (quasi, labels) in quasi_of.items():
-            low, high = quasi.worst_errors
+            (low, high), (lowest, highest) = quasi.worst_pair_errors, quasi.worst_errors
             where = f" of {of}" if of else ""
-            notes.append(f"Quasi-standard errors{where} give those of all contrasts to {low:+.1%} .. {high:+.1%}.")
+            notes.append(
+                f"Quasi-standard errors{where} give those of differences to {low:+.1%} .. {high:+.1%}, "
+                f"of all contrasts to {lowest:+.1%} .. {highest:+.1%}."
+            )
             warning = quasi.warning(labels)
             notes += [f"Note: {warning}."] if warning else []
         title = f"Estimate under {self.group!r}, on its canonical section"
@@ -276,8 +285,8 @@ class Estimate:
 
     def _quasi(self, block: str | None, section: SectionLike, labels: list[str | int]) -> QuasiVariances | None:
         """Quasi-variances of a block that has them."""
-        covariance = self.covariance(block, section)
-        return None if refusal(covariance, labels) else fitted(covariance, labels)
+        covariance, pools = self.covariance(block, section), pools_of(self.group, self.point, self._chosen(block)[0])
+        return None if refusal(covariance, labels, pools) else fitted(covariance, labels, pools)
 
     def _check(self, fn: Callable[[Any], Any], who: str, instead: str = "") -> None:
         change = largest_change(fn, self.point, self.group)

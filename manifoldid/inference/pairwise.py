@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from manifoldid.errors import listed
-from manifoldid.inference.contrast import critical_value, half_of
+from manifoldid.inference.contrast import adjusted, checked_level, critical_value, half_of, largest_contrasts
+from manifoldid.inference.pools import pairs
 from manifoldid.inference.presentation import Column, rendered
 from manifoldid.plots import contrasts
-from manifoldid.points import flatten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,29 +21,31 @@ _DRAWN = 200  # pairs
 
 @dataclass(frozen=True, eq=False)
 class PairwiseContrasts:
-    """The differences of all pairs among n scores.
+    """The differences of all pairs among n scores that have one: pairs of different pools are nan, and in no table.
 
     Attributes:
         scores: (n,), in any gauge.
         covariance: (n, n), in that gauge.
         labels: What the scores are called, n of them.
+        pools: Labels (n,) of scores without a common origin; None for one pool.
     """
 
     scores: Tensor
     covariance: Tensor
     labels: Sequence[str | int] = field(repr=False)
+    pools: Tensor | None = field(default=None, repr=False)
 
     @property
     def value(self) -> Tensor:
         """Differences (n, n): value[i, j] = scores[i] - scores[j]."""
-        return self.scores[:, None] - self.scores
+        return self._within(self.scores[:, None] - self.scores)
 
     @property
     def standard_error(self) -> Tensor:
         """Standard errors (n, n) of the differences; 0 on the diagonal."""
         variances = self.covariance.diagonal()
         both = variances[:, None] + variances - 2 * self.covariance
-        return both.fill_diagonal_(0).clamp_min(0).sqrt()
+        return self._within(both.fill_diagonal_(0).clamp_min(0).sqrt())
 
     def simultaneous_interval(
         self, level: float = 0.95, draws: int = 20_000, generator: torch.Generator | None = None
@@ -55,33 +57,39 @@ class PairwiseContrasts:
         Raises:
             ValueError: `level` is not between 0 and 1, or `draws` is below 100.
         """
-        i, j = torch.triu_indices(len(self.scores), len(self.scores), offset=1)
-        errors = self.standard_error.detach().cpu().double()[i, j]
-        inverse = torch.where(errors > 0, errors.reciprocal(), 0)
-        half = half_of(self.covariance.detach().cpu().double())
+        checked_level(level)
+        return self._reach(critical_value(self._simulated(draws, generator), level))
 
-        def largest(noise: Tensor) -> Tensor:
-            scores = noise @ half.mT
-            return ((scores[:, i] - scores[:, j]) * inverse).abs().amax(-1)
+    def adjusted_p_values(self, draws: int = 20_000, generator: torch.Generator | None = None) -> Tensor:
+        """p-values (n, n) of no difference, adjusted for all pairs: as `Contrast.adjusted_p_values`; 1 on the diagonal.
 
-        reach = critical_value(largest, half.shape[-1], len(i), level, draws, generator) * self.standard_error
-        return self.value - reach, self.value + reach
+        Below .05 exactly where the simultaneous interval of level .95 misses 0.
+
+        Raises:
+            ValueError: `draws` is below 100.
+        """
+        return self._p_values(self._simulated(draws, generator))
 
     def table(
         self, level: float = 0.95, draws: int = 20_000, generator: torch.Generator | None = None
     ) -> list[dict[str, Any]]:
-        """One row per pair i < j: item, other, difference, standard_error, low, high (simultaneous). Errors as there."""
-        low, high = self.simultaneous_interval(level, draws, generator)
-        columns = [t.tolist() for t in (self.value, self.standard_error, low, high)]
-        keys = ("difference", "standard_error", "low", "high")
+        """One row per pair i < j: item, other, difference, standard_error, low, high (simultaneous), p_value (adjusted).
+
+        Raises:
+            ValueError: `level` is not between 0 and 1, or `draws` is below 100.
+        """
+        checked_level(level)
+        largest = self._simulated(draws, generator)
+        low, high = self._reach(critical_value(largest, level))
+        columns = [t.tolist() for t in (self.value, self.standard_error, low, high, self._p_values(largest))]
+        keys = ("difference", "standard_error", "low", "high", "p_value")
         return [
             {
                 "item": self.labels[i],
                 "other": self.labels[j],
                 **{key: of[i][j] for key, of in zip(keys, columns, strict=True)},
             }
-            for i in range(len(self.labels))
-            for j in range(i + 1, len(self.labels))
+            for i, j in zip(*(t.tolist() for t in pairs(self.pools, len(self.scores))), strict=True)
         ]
 
     def plot(
@@ -94,7 +102,7 @@ class PairwiseContrasts:
         """Draws the differences with their simultaneous intervals; those that miss 0 are dark.
 
         Args:
-            against: The label of one item: only the differences of the others with it.
+            against: The label or index of one item: only the differences of the others with it.
             axes: Where to draw; default a figure of its own.
             level: Probability that all intervals, also those not drawn, hold.
             generator: Of the simulation.
@@ -107,12 +115,14 @@ class PairwiseContrasts:
             ValueError: `against` is no label, more than 200 pairs would be drawn, or `level` is not between 0 and 1.
         """
         labels = list(self.labels)
-        i, j = torch.triu_indices(len(labels), len(labels), offset=1)
+        i, j = pairs(self.pools, len(labels))
         if against is not None:
-            if against not in labels:
+            if against not in labels and not (isinstance(against, int) and 0 <= against < len(labels)):
                 raise ValueError(f"`against` must be one of the labels {listed(labels)}, got {against!r}")
-            j = torch.full((len(labels) - 1,), labels.index(against))
-            i = torch.tensor([k for k in range(len(labels)) if k != labels.index(against)])
+            one = labels.index(against) if against in labels else int(against)
+            chosen = (i == one) | (j == one)
+            i = (i + j - one)[chosen]
+            j = torch.full_like(i, one)
         if len(i) > _DRAWN:
             raise ValueError(f"`against` must name one item: all {len(i)} pairs cannot be told apart in one picture")
         low, high = self.simultaneous_interval(level, generator=generator)
@@ -130,12 +140,34 @@ class PairwiseContrasts:
             Column("standard_error"),
             Column("low", scale="standard_error"),
             Column("high", scale="standard_error"),
+            Column("p_value"),
         ]
-        note = f"{apart} of {len(rows)} pairs differ: 95 % intervals that hold together (max-t)"
-        return rendered("Pairwise differences", columns, rows, [note])
+        note = f"{apart} of {len(rows)} pairs differ: 95 % intervals that hold together, p-values adjusted for all pairs (max-t)"
+        title = "Pairwise differences" if self.pools is None else "Pairwise differences within pools"
+        return rendered(title, columns, rows, [note])
 
+    def _within(self, matrix: Tensor) -> Tensor:
+        if self.pools is None:
+            return matrix
+        pools = self.pools.to(matrix.device)
+        return torch.where(pools[:, None] == pools, matrix, torch.nan)
 
-def differences(t: Tensor) -> Tensor:
-    """All numbers of a block minus the first one: all differences are differences of these."""
-    real = flatten(t)
-    return real[1:] - real[0]
+    def _simulated(self, draws: int, generator: torch.Generator | None) -> Tensor:
+        """The largest |t| of every simulated set of differences."""
+        i, j = pairs(self.pools, len(self.scores))
+        errors = self.standard_error.detach().cpu().double()[i, j]
+        inverse = torch.where(errors > 0, errors.reciprocal(), 0)
+        half = half_of(self.covariance.detach().cpu().double())
+
+        def largest(noise: Tensor) -> Tensor:
+            scores = noise @ half.mT
+            return ((scores[:, i] - scores[:, j]) * inverse).abs().amax(-1)
+
+        return largest_contrasts(largest, half.shape[-1], len(i), draws, generator)
+
+    def _reach(self, critical: float) -> tuple[Tensor, Tensor]:
+        reach = critical * self.standard_error
+        return self.value - reach, self.value + reach
+
+    def _p_values(self, largest: Tensor) -> Tensor:
+        return self._within(adjusted(self.value, self.standard_error, largest))

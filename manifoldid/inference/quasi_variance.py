@@ -9,6 +9,7 @@ from torch import Tensor
 
 from manifoldid.errors import NotConvergedError, listed
 from manifoldid.inference.names import checked_names
+from manifoldid.inference.pools import members
 
 _STEPS = 200
 
@@ -21,10 +22,12 @@ class QuasiVariances:
         variances: (n,); var(x_i - x_j) is close to variances[i] + variances[j]. One of them may be negative.
         worst_errors: Smallest and largest sqrt(quasi-variance / variance) - 1 over all contrasts of the scores; -1 where a quasi-variance
             of a contrast is negative.
+        worst_pair_errors: The same over the differences of two scores, which is what bars are compared for.
     """
 
     variances: Tensor
     worst_errors: tuple[float, float]
+    worst_pair_errors: tuple[float, float]
 
     @property
     def standard_errors(self) -> Tensor:
@@ -52,7 +55,9 @@ class QuasiVariances:
         return f"QuasiVariances(standard_errors=[{shown}{more}], worst_errors=({low:.2%}, {high:.2%}))"
 
 
-def quasi_variances(covariance: Tensor, names: Sequence[object] | None = None) -> QuasiVariances:
+def quasi_variances(
+    covariance: Tensor, names: Sequence[object] | None = None, pools: Tensor | None = None
+) -> QuasiVariances:
     """The quasi-variances q that fit log(q_i + q_j) to the log variances of all differences by least squares.
 
     Two intervals x_i +- sqrt(q_i) can be compared by eye whatever the origin: var(x_i - x_j) is close to q_i + q_j.
@@ -60,6 +65,8 @@ def quasi_variances(covariance: Tensor, names: Sequence[object] | None = None) -
     Args:
         covariance: Covariance (n, n) of n >= 3 scores in any gauge: only variances of contrasts are used. Computed in float64.
         names: What the scores are called in errors and warnings.
+        pools: Labels (n,) of scores without a common origin, which are not compared: quasi-variances pool by pool, nan in pools of
+            fewer than 3 scores. None is one pool.
 
     Returns:
         Variances in the dtype of `covariance`, standard errors and the worst relative error over all contrasts.
@@ -69,26 +76,38 @@ def quasi_variances(covariance: Tensor, names: Sequence[object] | None = None) -
         ValueError: It is not a finite symmetric matrix of at least 3 scores, or a contrast has no variance (rank-deficient).
         NotConvergedError: The least-squares iteration does not settle.
     """
-    result = fitted(covariance, names)
+    result = fitted(covariance, names, pools)
     warning = result.warning(checked_names(names, covariance[0]).get(""))
     if warning:
         warnings.warn(warning, UserWarning, stacklevel=2)
     return result
 
 
-def fitted(covariance: Tensor, names: Sequence[object] | None = None) -> QuasiVariances:
+def fitted(covariance: Tensor, names: Sequence[object] | None = None, pools: Tensor | None = None) -> QuasiVariances:
     """As `quasi_variances`, without its warning."""
     matrix = _checked(covariance)
     called = checked_names(names, matrix[0]).get("") or list(range(len(matrix)))
-    reason = refusal(covariance, called)
+    reason = refusal(covariance, called, pools)
     if reason:
         raise ValueError(reason)
-    values = _least_squares(matrix)
-    return QuasiVariances(values.to(covariance.dtype), _worst_errors(matrix, values))
+    values = torch.full_like(matrix[0], torch.nan)
+    worst, worst_pair = [], []
+    for items in _comparable(pools, len(matrix)):
+        part = matrix[items[:, None], items]
+        values[items] = own = _least_squares(part)
+        worst.append(_worst_errors(part, own))
+        worst_pair.append(_worst_pair_errors(part, own))
+    return QuasiVariances(values.to(covariance.dtype), _extremes(worst), _extremes(worst_pair))
 
 
-def refusal(covariance: Tensor, called: Sequence[object]) -> str | None:
+def refusal(covariance: Tensor, called: Sequence[object], pools: Tensor | None = None) -> str | None:
     """Why a covariance (n, n), finite and symmetric, has no quasi-variances; None when it has."""
+    if pools is not None:
+        groups = _comparable(pools, len(covariance))
+        if not groups:
+            return "`covariance` must speak of at least 3 items of one pool: report the standard error of the contrast"
+        reasons = (refusal(covariance[items[:, None], items], [called[k] for k in items.tolist()]) for items in groups)
+        return next((reason for reason in reasons if reason), None)
     n, eps = len(covariance), torch.finfo(covariance.dtype).eps
     if n < 3:
         return f"`covariance` must speak of at least 3 items, got {n}: report the standard error of the contrast"
@@ -184,6 +203,21 @@ def _least_squares(matrix: Tensor) -> Tensor:
         else:
             damping = max(10 * damping, 1e-4)
     raise NotConvergedError("`covariance`: the quasi-variances do not settle; report contrasts instead")
+
+
+def _comparable(pools: Tensor | None, size: int) -> list[Tensor]:
+    """The items of every pool that has quasi-variances."""
+    return [items for items in members(pools, size) if pools is None or len(items) > 2]
+
+
+def _extremes(errors: list[tuple[float, float]]) -> tuple[float, float]:
+    return min(low for low, _ in errors), max(high for _, high in errors)
+
+
+def _worst_pair_errors(matrix: Tensor, q: Tensor) -> tuple[float, float]:
+    i, j = torch.triu_indices(len(q), len(q), offset=1, device=q.device)
+    errors = ((q[i] + q[j]) / (matrix[i, i] + matrix[j, j] - 2 * matrix[i, j])).clamp_min(0).sqrt() - 1
+    return float(errors.min()), float(errors.max())
 
 
 def _worst_errors(matrix: Tensor, q: Tensor) -> tuple[float, float]:

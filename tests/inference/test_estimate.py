@@ -59,20 +59,54 @@ def test_a_table_of_several_blocks_says_which(blocks):
     assert "block" not in alone[0]
 
 
-def test_components_have_no_quasi_variances_and_the_table_leaves_them_out():
-    def pools(x):
-        return nll(x[:4]) + nll(x[4:])
+def test_pools_are_reported_one_by_one(plain):
+    apart = torch.tensor([0, 1, 0, 1, 0, 0, 2])
 
-    group = mid.Translation(blocks=torch.arange(8) // 4)
-    estimate = fitted(pools, torch.zeros(8, dtype=F64), group)
-    assert set(estimate.table()[0]) == {"item", "estimate", "standard_error"}
-    with pytest.raises(
-        ValueError,
-        match=r"the mean of items (0, 1, 2|4, 5, 6) \(1 more\) minus that of items",
-    ):
-        estimate.quasi_variances()
-    with pytest.raises(mid.NotEstimableError, match="translation of block"):
-        estimate.pairwise()
+    def pools(x):
+        return nll(x[apart == 0]) + (x[1] - x[3] - 1).square()
+
+    estimate = fitted(pools, torch.zeros(7, dtype=F64), mid.Translation(blocks=apart))
+    quasi = estimate.quasi_variances()
+    torch.testing.assert_close(quasi.variances[apart == 0], plain.quasi_variances().variances)
+    assert quasi.variances[apart > 0].isnan().all()
+    assert quasi.worst_errors == pytest.approx(plain.quasi_variances().worst_errors)
+    assert estimate.table()[0]["quasi_standard_error"] == pytest.approx(plain.table()[0]["quasi_standard_error"])
+
+    section = lambda x: x - x[[0, 3, 0, 3, 0, 0, 6]]  # noqa: E731  # one that has a difference of pools
+    for pairs in (estimate.pairwise(), estimate.pairwise(section=section)):
+        within = apart[:, None] == apart
+        for numbers in (pairs.value, pairs.standard_error, *pairs.simultaneous_interval(), pairs.adjusted_p_values()):
+            assert torch.equal(numbers.isfinite(), within)
+        torch.testing.assert_close(pairs.standard_error[0, 2], plain.pairwise().standard_error[0, 1])
+        assert [(row["item"], row["other"]) for row in pairs.table()][:3] == [(0, 2), (0, 4), (0, 5)]
+        assert len(pairs.table()) == 7
+    torch.testing.assert_close(estimate.pairwise().standard_error[1, 3], torch.tensor(0.5**0.5, dtype=F64))
+
+    members = estimate.point + torch.randn(20, 7, generator=torch.Generator().manual_seed(0), dtype=F64)
+    ensemble = mid.Ensemble(members, mid.Translation(blocks=apart))
+    assert ensemble.pairwise().value[0, 1].isnan()
+    torch.testing.assert_close(
+        ensemble.quasi_variances().variances[apart == 0],
+        mid.Ensemble(members[:, apart == 0], mid.Translation()).quasi_variances().variances,
+    )
+
+
+def test_rows_of_a_batch_are_pools(plain):
+    estimate = fitted(lambda x: nll(x[0]) + nll(x[1]), torch.zeros(2, 4, dtype=F64), mid.Translation())
+    torch.testing.assert_close(estimate.pairwise().standard_error[4:, 4:], plain.pairwise().standard_error)
+    assert estimate.pairwise().value[0, 4].isnan()
+
+
+def test_adjusted_p_values_are_those_of_the_intervals(plain):
+    pairs = plain.pairwise()
+    p = pairs.adjusted_p_values()
+    for level in (0.5, 0.9, 0.99):
+        low, high = pairs.simultaneous_interval(level)
+        assert torch.equal((low > 0) | (high < 0), p < 1 - level)
+    assert torch.equal(p.diagonal(), torch.ones(4, dtype=F64))
+    assert [row["p_value"] for row in pairs.table()] == p[*torch.triu_indices(4, 4, 1)].tolist()
+    one = plain.contrast(lambda x: x[0] - x[1])
+    assert float(one.adjusted_p_values()) == pytest.approx(one.wald_test().p_value, abs=0.005)
 
 
 def test_the_section_of_a_table_moves_estimates_and_errors_but_not_quasi_errors(plain):
@@ -122,7 +156,7 @@ def test_text_is_plain_and_complete(blocks, monkeypatch):
     assert lines[0] == "Estimate under Product(skill=Translation()), on its canonical section"
     assert lines[1].split() == ["block", "item", "estimate", "standard", "error", "quasi", "standard", "error"]
     assert [line.split()[1] for line in lines[3:7]] == NAMES
-    assert "Quasi-standard errors of skill give those of all contrasts to" in text
+    assert "Quasi-standard errors of skill give those of differences to" in text
     assert repr(blocks).count("\n") == 0
 
 
