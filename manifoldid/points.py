@@ -140,7 +140,7 @@ def unflatten(vector: Tensor, like: Point, batch_ndim: int = 0) -> Point:
         event = t.shape[batch_ndim:] + torch.Size((2,) if t.is_complex() else ())
         size = event.numel()
         piece = vector[..., start : start + size].reshape(vector.shape[:-1] + event)
-        pieces[name] = torch.view_as_complex(piece.contiguous()) if t.is_complex() else piece
+        pieces[name] = torch.complex(piece[..., 0], piece[..., 1]) if t.is_complex() else piece
         start += size
     return like_point(pieces, like)
 

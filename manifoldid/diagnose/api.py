@@ -208,7 +208,7 @@ def _assembled(
     diagnosis = Diagnosis(
         dim=dim,
         null_dim=found.null_dim,
-        algebra=name_of_many(fields, group, dim) if many else name_of(search, algebra, closed, dim),
+        algebra=name_of_many(search, group, dim) if many else name_of(search, algebra, closed, dim),
         generators=tuple(generators),
         discrete=tuple(discrete),
         group=group,

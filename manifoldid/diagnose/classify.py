@@ -7,6 +7,7 @@ that of a line, but its action is a rotation.
 
 from dataclasses import dataclass
 
+import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 
@@ -78,7 +79,7 @@ def name_algebra(constants: Tensor, compact: Tensor | None = None, overlap: "Ove
         return "trivial"
     algebra = LieAlgebra(constants, torch.eye(g, dtype=constants.dtype))
     abelian, rest = _split_abelian(algebra)
-    ideals = _ideals(algebra.restricted(rest)) if len(rest) else []
+    ideals = [ideal for part in _parts(algebra) for ideal in _ideals(part)] if len(rest) else []
     names = _merge_rotations([(_name_ideal(ideal), ideal) for ideal in ideals], overlap)
     circles = (
         0 if compact is None or not len(compact) or not len(abelian) else _circles(algebra, abelian, rest, compact)
@@ -148,6 +149,20 @@ def _split_abelian(algebra: LieAlgebra) -> tuple[Tensor, Tensor]:
     # central elements that represent them, and the orthogonal complement of `directions`, which contains [g, g]
     summand = torch.linalg.lstsq(outside.mT, directions.mT).solution.mT @ centre
     return summand, _kernel(directions)
+
+
+def _parts(algebra: LieAlgebra) -> list[LieAlgebra]:
+    """Ideals that sets of basis elements span, without their abelian summands: smaller problems for `_ideals`."""
+    linked = algebra.constants.abs() > _ROUNDING * algebra.constants.abs().max()
+    graph = linked.any(2) | linked.any(1) | linked.any(0)
+    _, label = scipy.sparse.csgraph.connected_components((graph | graph.mT).numpy(), directed=False)
+    eye, found = torch.eye(algebra.dim, dtype=torch.float64), []
+    for k in range(label.max() + 1):
+        part = algebra.restricted(eye[torch.from_numpy(label == k)])
+        _, rest = _split_abelian(part)
+        if len(rest):
+            found.append(part.restricted(rest))
+    return found
 
 
 def _ideals(algebra: LieAlgebra) -> list[LieAlgebra]:

@@ -25,6 +25,7 @@ _SAME = 1e-9
 _MOST_TRIES = 700
 _MOST_FOUND = 24
 _STARTS = 24
+_STALLED = 10  # steps along an orbit without getting nearer to the target
 
 Move = Callable[[Tensor], Tensor]
 
@@ -120,7 +121,7 @@ class _Finder:
             return False
         start, target = (m(self.points[0]) for m in (word, move))
         scale = target.abs().clamp_min(1e-6)
-        velocities = torch.stack([f(start) for f in self.fields])
+        velocities = self._velocities(start)
         if bool(((start - target).abs() > 1e-9 * scale)[velocities.abs().sum(0) == 0].any()):
             return False
         steps = self._path(start, target, scale)
@@ -138,22 +139,29 @@ class _Finder:
         """Times of flows that carry one point to another; None if none are found."""
         generator = torch.Generator().manual_seed(0)
         for attempt in range(4):
-            y, steps = start, []
+            y, steps, rest = start, [], []
             if attempt:
                 steps.append(torch.randn(len(self.fields), generator=generator, dtype=torch.float64))
                 y = self._flow(y, steps[-1])
             for _ in range(40):
-                velocities = torch.stack([f(y) for f in self.fields], dim=1)
+                velocities = self._velocities(y).mT
                 if not bool(torch.isfinite(velocities).all()):
                     break
                 step = torch.linalg.pinv(velocities / scale[:, None], rtol=1e-10) @ ((target - y) / scale)
                 steps.append(step * min(1.0, 0.7 / max(float(step.abs().max()), 1e-300)))
                 y = self._flow(y, steps[-1])
-                if float(((y - target) / scale).abs().max()) < 1e-8:
+                rest.append(float(((y - target) / scale).abs().max()))
+                if rest[-1] < 1e-8:
                     return steps
-                if float(step.abs().max()) < 1e-10:
+                if float(step.abs().max()) < 1e-10 or (len(rest) > _STALLED and rest[-1] > 0.5 * rest[-1 - _STALLED]):
                     break
         return None
+
+    def _velocities(self, x: Tensor) -> Tensor:
+        """Values (k, n) of the fields at a flat point."""
+        if self._matrices is not None:
+            return (self._matrices @ torch.cat([x, x.new_ones(1)]))[:, :-1]
+        return torch.stack([f(x) for f in self.fields])
 
     def _flow(self, x: Tensor, times: Tensor) -> Tensor:
         if self._matrices is not None:

@@ -5,6 +5,7 @@ candidates make |J X c| / |c| small for no reason, so what is small here is |J X
 values. Vertical fields form a module over functions; what counts is new modulo the pointwise span of simpler fields.
 """
 
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,15 +14,19 @@ import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 
+from manifoldid.diagnose.axes import AxisFields
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.libraries import Family
 from manifoldid.diagnose.nullspace import LocalNull, NullSpaces, local_null
 from manifoldid.diagnose.sparse import echelon_basis, readable, sparse_candidates
+from manifoldid.points import Point
 
 if TYPE_CHECKING:
     from manifoldid.diagnose.large import LargeNulls
 
 _VERTICAL = 1e-8  # relative generalised singular value of a vertical field: rounding of null spaces is below 1e-9
+_DEPENDENT = 1e-7  # what is left of a field of length 1 without those before it
+_MOST_ALONG_AXES = 1200
 _COLLINEAR = 1e-7  # candidates closer than this cannot be told apart
 
 
@@ -78,6 +83,25 @@ class Search:
         for c in _sparse_constants(raw, self.nulls.scale):
             self.fields.append(ClosedField(len(c), c))
 
+    def add_along_axes(self, like: Point) -> int:
+        """Adds fields along the axes of the blocks that are new at generic points; returns how many."""
+        probe, points = self.nulls.probe, self.nulls.regular(3)
+        count = AxisFields.functionals_wanted(like)
+        rows = []
+        for p in points:
+            mix = torch.randn(count, len(p.seen), generator=probe.generator, dtype=torch.float64)
+            rows.append(mix @ p.seen if len(p.seen) > count else p.seen)
+        fields = AxisFields(like, [p.x for p in points], rows, self.nulls.scale).found(_MOST_ALONG_AXES)
+        if not fields:
+            return 0
+        tested = [*points, *self.fresh_points()]
+        seen = torch.stack([(p.seen @ self._values(fields, p)).norm(dim=0) for p in tested]).amax(0)
+        fields = [f for f, leak in zip(fields, seen.tolist(), strict=True) if leak < _VERTICAL]
+        values = self._values([*self.fields, *fields], points[-1])
+        new = [k - len(self.fields) for k in independent(values) if k >= len(self.fields)]
+        self.fields += [fields[k] for k in new]
+        return len(new)
+
     # ------------------------------------------------------------------------------------------------ families
 
     def add_from(self, family: Family) -> int:
@@ -95,12 +119,15 @@ class Search:
             return 0
         full = torch.zeros(family.count, space.shape[1], dtype=torch.float64)
         full[used] = space / size[used, None]
-        new = self._new(full, values, points)
-        if not len(new):
-            return 0
         costs = family.costs() * 8.0 ** torch.round(torch.log(size.clamp_min(1e-300)) / torch.log(torch.tensor(8.0)))
         costs = torch.where(used, costs, torch.ones_like(costs))
-        return self._accept(family, sparse_candidates(full, new, costs), costs, values, points)
+        total = 0
+        while self.rank() < self.dim and len(new := self._new(full, values, points)):
+            added = self._accept(family, sparse_candidates(full, new, costs), costs, values, points)
+            total += added
+            if not added:
+                break
+        return total
 
     def _new(self, space: Tensor, values: list[Tensor], points: list[LocalNull]) -> Tensor:
         """Coordinates (q, D) of the space modulo fields whose values lie in the span of those found already."""
@@ -191,8 +218,20 @@ def _svd_of_triangle(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rank(values: Tensor) -> int:
+    if values.shape[0] > 2 * values.shape[1]:
+        values = torch.linalg.qr(values, mode="r")[1]
     s = torch.linalg.svdvals(values)
     return int((s > 1e-7 * s[0]).sum()) if len(s) and s[0] > 0 else 0
+
+
+def independent(columns: Tensor) -> list[int]:
+    """Which columns (n, k) of length 1 are no combination of those before them."""
+    if not columns.shape[1]:
+        return []
+    factor = torch.linalg.qr(columns, mode="r")[1]
+    size = torch.zeros(columns.shape[1], dtype=columns.dtype)
+    size[: len(factor)] = factor.diagonal().abs()
+    return (size > _DEPENDENT).nonzero()[:, 0].tolist()
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
@@ -276,9 +315,10 @@ def _structure(search: Search) -> tuple[Algebra, tuple[int, int] | None]:
     size = values.norm(dim=0)
     constants, worst, missing = torch.zeros(g, g, g, dtype=torch.float64), 0.0, None
     factor = torch.linalg.qr(values / size)
+    brackets = [_brackets(fields, p.x) / scale for p in points]
     for i in range(g):
         for j in range(i):
-            bracket = torch.cat([fields[i].bracket(fields[j], p.x) / scale for p in points])
+            bracket = torch.cat([b[i, j] for b in brackets])
             unit = float(size[i] * size[j]) / len(values) ** 0.5
             if float(bracket.norm()) < 1e-10 * unit:
                 continue
@@ -289,6 +329,18 @@ def _structure(search: Search) -> tuple[Algebra, tuple[int, int] | None]:
             constants[i, j] = torch.where(c.abs() > 1e-9 * c.abs().max(), c / size, torch.zeros_like(c))
             constants[j, i] = -constants[i, j]
     return Algebra(constants, worst), missing
+
+
+def _brackets(fields: list[Field], x: Tensor) -> Tensor:
+    """All brackets (g, g, n) of fields at one point; [i, j] is filled for j < i."""
+    if all(isinstance(f, ClosedField) and f.is_affine for f in fields):
+        values = torch.stack([f(x) for f in fields])
+        moved = torch.stack([f.linear(values) for f in fields])  # [j, i]: D X_j . X_i
+        return moved.transpose(0, 1) - moved
+    found = torch.zeros(len(fields), len(fields), len(x), dtype=torch.float64)
+    for i, j in itertools.combinations(range(len(fields)), 2):
+        found[j, i] = fields[j].bracket(fields[i], x)
+    return found
 
 
 def _affine_bracket(first: ClosedField, second: ClosedField) -> ClosedField:

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from manifoldid.diagnose.axes import AxisFields
 from manifoldid.diagnose.fields import ClosedField, Field, FunctionField
 from manifoldid.diagnose.functions import CONSTANT, LIBRARY, ScalarFunction
-from manifoldid.diagnose.generators import Search, _sparse_constants
+from manifoldid.diagnose.generators import Search, _sparse_constants, independent
 from manifoldid.diagnose.libraries import Operators, Pointwise
-from manifoldid.diagnose.matrix_free import LargeNull, Linearised, diagonal_weight, large_null, project
+from manifoldid.diagnose.matrix_free import LargeNull, Linearised, diagonal_weight, large_null, project, remaining
 from manifoldid.diagnose.nullspace import LocalNull, scale_of
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.sparse import echelon_basis, readable
@@ -58,7 +59,7 @@ def search_large(probe: Probe) -> tuple[Search, int]:
     """The fields of a large model, and the dimension of the null space at the caller's point."""
     nulls = LargeNulls(probe)
     search = Search(nulls, [])
-    structured = _structured(nulls, block_families(probe.like, probe.size))
+    structured = _candidates(nulls)
     first = large_null(nulls.models[0], probe.generator, _span(structured, nulls.models[0]), _MOST_DIRECTIONS)
     nulls.dim, nulls.certain, nulls.more = first.basis.shape[1], first.certain, first.more
     if nulls.dim:
@@ -68,6 +69,36 @@ def search_large(probe: Probe) -> tuple[Search, int]:
         return search, nulls.dim
     local = large_null(here, probe.generator, _span(search.fields, here), _MOST_DIRECTIONS)
     return search, local.basis.shape[1]
+
+
+def _candidates(nulls: LargeNulls) -> list[Field]:
+    """Independent fields that the structure of the point suggests, larger families only if those along axes leave something."""
+    probe, model = nulls.probe, nulls.models[0]
+    fields: list[Field] = list(_along_axes(nulls))
+    if fields and not remaining(model, probe.generator, _span(fields, model)):
+        return fields
+    more = _structured(nulls, block_families(probe.like, probe.size))
+    return _independent([*fields, *more], model) if fields and more else fields or more
+
+
+def _along_axes(nulls: LargeNulls) -> list[Field]:
+    probe, rows = nulls.probe, []
+    for model in nulls.models:
+        pulled = []
+        for _ in range(AxisFields.functionals_wanted(probe.like)):
+            w = torch.randn(model.outputs, generator=probe.generator, dtype=torch.float64)
+            pulled.append(model.pull(w))
+        rows.append(torch.stack(pulled))
+    axes = AxisFields(probe.like, [model.x for model in nulls.models], rows, nulls.scale)
+    return _independent(axes.found(_MOST_NUMBERS // probe.size), nulls.models[0])
+
+
+def _independent(fields: list[Field], model: Linearised) -> list[Field]:
+    """Those fields whose values at a point are no combination of those before them."""
+    if not fields:
+        return []
+    values = torch.stack([f(model.x) for f in fields], dim=1) / model.scale[:, None]
+    return [fields[k] for k in independent(values / values.norm(dim=0).clamp_min(1e-300))]
 
 
 def _explain(search: Search, null: LargeNull, structured: list[Field]) -> None:

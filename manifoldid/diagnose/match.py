@@ -14,17 +14,19 @@ import manifoldid.groups as catalogue
 from manifoldid._linalg import pushforward
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.generated import GeneratedGroup
+from manifoldid.diagnose.generators import independent
 from manifoldid.diagnose.match_parts import group_on_parts
 from manifoldid.diagnose.match_pointwise import pointwise_group
 from manifoldid.diagnose.moves import relative_change
 from manifoldid.diagnose.probe import Probe
 from manifoldid.groups import GaugeGroup, Product, Shift
-from manifoldid.groups.orbit import flatten_basis, moved, zero_coordinates
+from manifoldid.groups.orbit import batch_shape, moved, zero_coordinates
 from manifoldid.points import Point, blocks_of, flatten, unflatten
 
 _SAME = 1e-7
+_MANY = 100  # fields beyond which a QR decomposition has to do
 _MOST_GENERATORS = 80  # of a group made of fields
-_MOST_COMPARED = 600
+_MOST_COMPARED = 4000
 
 
 def match_group(probe: Probe, fields: list[Field], formulas: list[str], points: list[Tensor]) -> GaugeGroup | None:
@@ -69,7 +71,10 @@ class _Matcher:
 
     @staticmethod
     def _orthonormal(columns: Tensor) -> Tensor:
-        u, s, _ = torch.linalg.svd(columns / columns.norm(dim=0).clamp_min(1e-300), full_matrices=False)
+        columns = columns / columns.norm(dim=0).clamp_min(1e-300)
+        if columns.shape[1] > _MANY and len(independent(columns)) == columns.shape[1]:
+            return torch.linalg.qr(columns)[0]
+        u, s, _ = torch.linalg.svd(columns, full_matrices=False)
         return u[:, s > 1e-9 * s[0]]
 
     # ------------------------------------------------------------------------------------------------ comparison
@@ -87,17 +92,16 @@ class _Matcher:
                 group.validate(point)
                 if not self._random_velocity_inside(group, point, span):
                     return -1
-                basis = flatten_basis(group.vertical_basis(point), point, group.batch_ndim(point))
+                basis = _rows(group, point)
             except (TypeError, ValueError, RuntimeError):
-                return -1
-            basis = torch.block_diag(*basis.flatten(0, -3)) if basis.ndim > 2 else basis
-            if basis.shape[1] != span.shape[0]:
                 return -1
             within = basis @ span
             if float((basis - within @ span.mT).norm()) > _SAME * float(basis.norm()):
                 return -1
             lengths = within.norm(dim=1, keepdim=True).clamp_min(1e-300)
-            ranks.append(int(torch.linalg.matrix_rank(within / lengths, rtol=1e-8)))
+            unit = within / lengths
+            unit = torch.linalg.qr(unit.mT, mode="r")[1] if len(unit) > _MANY else unit
+            ranks.append(int(torch.linalg.matrix_rank(unit, rtol=1e-8)))
         return max(ranks)
 
     def _random_velocity_inside(self, group: GaugeGroup, point: Point, span: Tensor) -> bool:
@@ -202,10 +206,11 @@ class _Matcher:
         """Groups that act on several blocks of a dict together."""
         blocks = blocks_of(like)
         yield from self._location_scale()
-        matrices = [name for name, t in blocks.items() if t.ndim == 2 and not t.is_complex()]
+        matrices = [name for name, t in blocks.items() if t.ndim >= 2 and not t.is_complex()]
         for a, b in itertools.combinations(matrices, 2):
             for dims in itertools.product((-1, 0), repeat=2):
-                if blocks[a].shape[dims[0]] == blocks[b].shape[dims[1]]:
+                ranks = [t.shape[-1 if dim else -2] for t, dim in zip((blocks[a], blocks[b]), dims, strict=True)]
+                if blocks[a].shape[:-2] == blocks[b].shape[:-2] and ranks[0] == ranks[1]:
                     yield from _made("GeneralLinear", a, b, rank_dims=dims)
         yield from self._rescalings(blocks)
         for c in self.constants:
@@ -215,7 +220,7 @@ class _Matcher:
     def _location_scale(self) -> Iterator[GaugeGroup]:
         """Constant 1 on the locations, x on locations and scales, -x on slopes."""
         spans = self.probe.spans()
-        for c, d in itertools.product(self.constants, self.diagonals):
+        for c, d in itertools.product(self.constants, [*self.diagonals, *(-d for d in self.diagonals)]):
             parts: dict[str, list[str]] = {"locations": [], "scales": [], "slopes": []}
             for name, (a, b) in spans.items():
                 one, size = c[a:b], d[a:b]
@@ -247,6 +252,23 @@ class _Matcher:
             if bool(t.any()):
                 direction[name] = float(t.reshape(-1)[0]) if bool((t == t.reshape(-1)[0]).all()) else t
         return direction
+
+
+def _rows(group: GaugeGroup, point: Point) -> Tensor:
+    """Velocities (k, n) of all coordinates, those of every entry of a batch among them."""
+    basis, ndim = blocks_of(group.vertical_basis(point)), group.batch_ndim(point)
+    count = batch_shape(group, point).numel()
+    columns = []
+    for name, t in blocks_of(point).items():
+        width = t.numel() * (2 if t.is_complex() else 1)
+        if group.block_names and name not in group.block_names:
+            columns.append(torch.zeros(1, width, dtype=torch.float64))
+            continue
+        rows = torch.view_as_real(basis[name]) if t.is_complex() else basis[name]
+        rows = rows.reshape(count, rows.shape[ndim], width // count)
+        columns.append(torch.block_diag(*rows))
+    height = max(len(c) for c in columns)
+    return torch.cat([c.expand(height, -1) for c in columns], dim=1)
 
 
 def _flat(point: Point, like: Point) -> Tensor:

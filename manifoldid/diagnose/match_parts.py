@@ -5,6 +5,7 @@ coordinates, those that are mixed with each other are the rows of a matrix, and 
 its dual (x -> -x B').
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,16 +59,17 @@ def group_on_parts(fields: list[Field], positive: Tensor) -> GaugeGroup | None:
     if len(affine) < len(fields):
         return None
     found = _Factors()
-    for cluster in _clusters(affine):
+    for cluster in clusters(affine):
         if not (_add_elementwise(found, cluster, positive) or _add_matrix(found, cluster)):
             return None
     return found.group()
 
 
-def _clusters(fields: list[ClosedField]) -> list[list[ClosedField]]:
-    """Fields that move common coordinates, directly or through others."""
-    moved = torch.stack([f.moved_rows() for f in fields]).double()
-    _, label = scipy.sparse.csgraph.connected_components((moved @ moved.mT).numpy() > 0)
+def clusters(fields: Sequence[Field]) -> list[list[Field]]:
+    """Fields that move common coordinates, directly or through others; fields without a formula move all."""
+    moved = [f.moved_rows() if isinstance(f, ClosedField) else torch.ones(f.size, dtype=torch.bool) for f in fields]
+    table = scipy.sparse.csr_matrix(torch.stack(moved).numpy())
+    _, label = scipy.sparse.csgraph.connected_components(table.astype(np.float64) @ table.T, directed=False)
     return [[f for f, own in zip(fields, label, strict=True) if own == k] for k in range(label.max() + 1)]
 
 

@@ -8,6 +8,7 @@ from manifoldid.diagnose.classify import Overlap, name_algebra
 from manifoldid.diagnose.compact import compact_combinations
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.generators import Algebra, Search, close
+from manifoldid.diagnose.match_parts import clusters
 from manifoldid.groups import GaugeGroup, GeneralLinear
 
 MOST_BRACKETS = 40  # fields whose structure constants are computed; more are named by the group that they make
@@ -33,15 +34,33 @@ def name_of(search: Search, algebra: Algebra, closed: bool, dim: int) -> str:
     return name_algebra(algebra.constants, compact_combinations(search.fields), Overlap(torch.stack(moved)))
 
 
-def name_of_many(fields: list[Field], group: GaugeGroup | None, dim: int) -> str:
-    """The name of many fields, by the group that they make."""
-    if _commute(fields):
-        return f"R^{len(fields)}"
-    factors = [g for g, _ in group.factors()] if group is not None else []
-    rank = round(math.sqrt(dim / max(len(factors), 1)))
-    if factors and all(isinstance(g, GeneralLinear) for g in factors) and rank**2 * len(factors) == dim:
-        return " + ".join([f"gl({rank})"] * len(factors))
-    return f"unknown(dim={dim})"
+def name_of_many(search: Search, group: GaugeGroup | None, dim: int) -> str:
+    """The name of many fields: those of sets of fields that move coordinates of their own."""
+    names, lines = [], 0
+    factors = [set(of) for g, of in (group.factors() if group is not None else []) if _is_general_linear(g)]
+    for fields in clusters(search.fields):
+        rank = math.isqrt(len(fields))
+        if _commute(fields):
+            lines += len(fields)
+        elif rank**2 == len(fields) and any(_blocks(search, fields) <= blocks for blocks in factors):
+            names.append(f"gl({rank})")
+        elif len(fields) <= MOST_BRACKETS:
+            algebra = close(part := Search(search.nulls, fields), len(fields))
+            names.append(name_of(part, algebra, algebra.closed, len(fields)))
+        else:
+            return f"unknown(dim={dim})"
+    names.sort(key=lambda name: (name.startswith("R"), name))
+    return " + ".join([*names, *([] if not lines else ["R" if lines == 1 else f"R^{lines}"])])
+
+
+def _is_general_linear(group: GaugeGroup) -> bool:
+    return isinstance(group, GeneralLinear)
+
+
+def _blocks(search: Search, fields: list[Field]) -> set[str]:
+    """The blocks whose coordinates the fields move."""
+    moved = torch.stack([f.moved_rows() for f in fields if isinstance(f, ClosedField)]).any(0)
+    return {name for name, (start, stop) in search.nulls.probe.spans().items() if bool(moved[start:stop].any())}
 
 
 def _commute(fields: list[Field]) -> bool:

@@ -23,6 +23,8 @@ def search_closed_forms(search: Search, like: Point) -> None:
     if search.dim == 0:
         return
     search.add_constants()
+    if not search.complete:
+        search.add_along_axes(like)
     for family in _families(search, like):
         if search.complete:
             return

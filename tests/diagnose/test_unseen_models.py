@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from models_of_practice import PRACTICE
 from models_of_the_sciences import SCIENCES
 from unseen_models import UNSEEN, Model
 
@@ -16,7 +17,7 @@ def diagnosed(model: Model):
     return diagnose(model.predict, model.sample(generator), sample=lambda: model.sample(generator))
 
 
-@pytest.mark.parametrize("model", [*UNSEEN, *SCIENCES], ids=lambda model: model.name)
+@pytest.mark.parametrize("model", [*UNSEEN, *SCIENCES, *PRACTICE], ids=lambda model: model.name)
 def test_dimension_algebra_span_and_flows_of_unseen_models(model):
     diagnosis = diagnosed(model)
     assert (diagnosis.dim, diagnosis.algebra) == (model.dim, model.algebra)
