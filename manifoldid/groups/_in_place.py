@@ -5,6 +5,7 @@ over pieces that stay in a cache, where that saves more than the calls cost (mea
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -13,6 +14,15 @@ from manifoldid.points import Shards
 
 _ROW_PIECE = 1 << 17  # numbers of a piece of one long row: 512 KiB in float32, about a second-level cache
 _PIECE = 1 << 19  # numbers of a piece of many rows: 2 MiB, in the third-level cache; a pass over rows is more work
+
+
+def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Corresponding pieces of tensors of one shape, views that fit a cache; the tensors themselves where that saves nothing."""
+    one = tensors[0]
+    if one.device.type == "cpu" and one.numel() > _ROW_PIECE and all(t.is_contiguous() for t in tensors):
+        yield from zip(*(t.view(-1).split(_ROW_PIECE) for t in tensors), strict=True)
+    else:
+        yield tensors
 
 
 def standardise(x: Tensor, shift: bool, scale: bool, shards: Shards | None = None) -> tuple[Tensor, Tensor]:

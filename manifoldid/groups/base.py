@@ -134,13 +134,13 @@ class GaugeGroup(ABC):
         """
         return self.closest(x, map_blocks(torch.zeros_like, x), weights)
 
-    def settle(self, x: Tensor) -> Canonical | None:
+    def settle(self, x: Point) -> Canonical | None:
         """Puts `x`, already close to the canonical section, back on it in place: one or two reductions and as many passes.
 
         Optional, for unweighted points that an optimiser has just moved; `canonical` is accurate from anywhere.
 
         Args:
-            x: A point (*batch, n), contiguous, overwritten.
+            x: A point (*batch, n), or a dict of blocks, contiguous, overwritten.
 
         Returns:
             The canonical form, its point `x` itself; None, with `x` as it was, when there is no short cut.

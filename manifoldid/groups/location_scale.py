@@ -9,6 +9,7 @@ from torch import Tensor
 
 from manifoldid._linalg import widened
 from manifoldid.groups._euclidean import safe_root
+from manifoldid.groups._in_place import standardise
 from manifoldid.groups._items import Measure
 from manifoldid.groups._named_blocks import NamedBlocksGeometry, block_names
 from manifoldid.groups._sphere import _angle_over_sine, _cosine_and_sinc, _squared_angle
@@ -106,6 +107,23 @@ class LocationScale(GaugeGroup):
         point = self._moved(1 / size[..., 0], -(mean / size)[..., 0], x)
         point[name] = unflatten(centred / size, x[name], ndim)  # not x / s - m / s: float32 keeps its digits this way
         return Canonical(self._zeroed(point, regular), torch.cat([size.log(), mean], dim=-1), regular)
+
+    def settle(self, x: Point) -> Canonical | None:
+        ndim, tiny = self.batch_ndim(x), torch.finfo(x[self.locations[0]].dtype).tiny
+
+        def rows(name: str) -> Tensor:
+            return x[name].view(*x[name].shape[:ndim], x[name].shape[ndim:].numel())
+
+        mean, size = standardise(rows(self.locations[0]), shift=True, scale=True)
+        varies = size >= mean.abs().mul_(torch.finfo(size.dtype).eps).add_(tiny)
+        size.clamp_min_(tiny)
+        inverse = size.reciprocal()
+        for name in self.locations[1:]:
+            rows(name).sub_(mean.to(x[name].dtype)).mul_(inverse.to(x[name].dtype))
+        for name in self.positive:
+            rows(name).mul_((inverse if name in self.scales else size).to(x[name].dtype))
+        positive = [rows(name).amin(-1, keepdim=True) > 0 for name in self.positive]  # not a number is not positive
+        return Canonical(x, torch.cat([size.log(), mean], dim=-1), torch.cat([varies, *positive], dim=-1))
 
     def closest(self, x: Point, to: Point, weights: Weights = None) -> Canonical:
         """The representative closest to `to` in the invariant metric (scales and slopes count by their logarithms)."""

@@ -136,11 +136,8 @@ class Attachment:
             if bucket.moving and not bucket.section.group.flat:
                 old = bucket.stacked("old")
                 bucket.old = map_blocks(torch.clone, old) if len(bucket.moving) == 1 else old
-        positive = [member for bucket in self.buckets if bucket.section.group.positive for member in bucket.moving]
-        positive += [step.member for step in self._sparse]
-        self._charts = [chart for member in positive for chart in member.charts()]
-        for chart in self._charts:
-            chart.enter()
+        self._charts = [chart for bucket in self.buckets if bucket.moving for chart in bucket.enter_charts()]
+        self._charts += [chart for step in self._sparse for chart in Bucket.of(step.member).enter_charts()]
         if closure is None:
             return None
         wrapped = self._wrapped(closure)

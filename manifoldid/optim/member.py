@@ -59,10 +59,6 @@ class Member:
         grads = {n: local_value(p) if p.grad is None else gradient_value(p.grad) for n, p in self.parameters.items()}
         return self.as_point({name: g.to_dense() if g.is_sparse else g for name, g in grads.items()})
 
-    def charts(self) -> list[LogChart]:
-        """Charts of the positive parameters, which the optimiser sees as logarithms."""
-        return [LogChart(self.parameters[name]) for name in self.group.positive if name in self.parameters]
-
     def as_point(self, blocks: dict[str, Tensor]) -> Point:
         """Values of the parameters as a point of the group."""
         return blocks.get("", blocks)
@@ -89,6 +85,28 @@ class Bucket:
     _listed: list[Member] | None = None
     _count: int = 0
     _lists: dict[str, list[Tensor]] = field(default_factory=dict)
+    _charts: dict[str, LogChart] = field(default_factory=dict)
+
+    @staticmethod
+    def of(member: Member) -> "Bucket":
+        """A bucket for one member alone, which moves."""
+        return Bucket(member.section, [member], moving=[member])
+
+    def enter_charts(self) -> list[LogChart]:
+        """Hands the positive blocks of the moving members over in their logarithms; the charts, to leave by."""
+        entered = []
+        for name in self.section.group.positive:
+            if name not in self.moving[0].parameters:
+                continue
+            parameters = [member.parameters[name] for member in self.moving]
+            if len(parameters) == 1 or all(local_value(p).is_contiguous() for p in parameters):
+                groups = [(self._charts.setdefault(name, LogChart()), parameters)]
+            else:
+                groups = [(LogChart(), [p]) for p in parameters]
+            for chart, own in groups:
+                chart.begin(own)
+                entered.append(chart)
+        return entered
 
     def stacked(self, slot: str = "now") -> Point:
         """The points of the moving members, in the computing dtype, with a leading dimension when there are several.
@@ -124,16 +142,19 @@ class Bucket:
 
     def settle(self) -> Canonical | None:
         """Puts flat points back on their section by the group's short cut; None, with nothing changed, where there is none."""
-        if self.section.weights is not None or "" not in self.members[0].parameters:
+        group = self.section.group
+        if self.section.weights is not None or type(group).settle is GaugeGroup.settle:
             return None
-        tensors = self._tensors("")
-        if tensors[0].dtype in HALF or not all(t.is_contiguous() for t in tensors):
+        tensors = {name: self._tensors(name) for name in self.moving[0].parameters}
+        if any(t.dtype in HALF or not t.is_contiguous() for block in tensors.values() for t in block):
             return None
-        if len(tensors) == 1:
-            return self.section.group.settle(tensors[0].detach())
-        form = self.section.group.settle(self._gathered(tensors, "now"))
+        if len(self.moving) == 1:
+            return group.settle(self.moving[0].as_point({name: t.detach() for name, (t,) in tensors.items()}))
+        point = {name: self._gathered(block, "now" + name) for name, block in tensors.items()}
+        form = group.settle(self.moving[0].as_point(point))
         if form is not None:
-            torch._foreach_copy_(tensors, self.scratch["now"][1])
+            for name, block in tensors.items():
+                torch._foreach_copy_(block, self.scratch["now" + name][1])
         return form
 
     def _gathered(self, tensors: list[Tensor], slot: str) -> Tensor:

@@ -48,3 +48,30 @@ def test_what_is_not_finite_does_not_go_unseen(group):
     x = torch.ones(100).index_fill_(0, torch.tensor([3]), float("nan"))
     form = group.settle(x)
     assert not (torch.isfinite(form.xi).all() and form.regular.all())
+
+
+@pytest.mark.parametrize("batch", [(), (3,)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_locations_scales_and_slopes_move_together(batch, dtype):
+    group = mid.LocationScale(locations=("z", "y"), scales=("s",), slopes=("q",))
+    shapes = {"z": (100,), "y": (3, 4), "s": (7,), "q": (2, 40)}
+    generator = torch.Generator().manual_seed(0)
+    x = {n: torch.randn(*batch, *shape, generator=generator, dtype=dtype) + 0.1 for n, shape in shapes.items()}
+    x = {n: t.exp() if n in "sq" else t for n, t in x.items()}
+    if batch:  # what counts as a batch is what all blocks share
+        x = {n: t.flatten(1) for n, t in x.items()}
+    else:
+        x = {n: t.flatten() for n, t in x.items()}
+    wanted = group.canonical({n: t.double() for n, t in x.items()})
+    y = {n: t.clone() for n, t in x.items()}
+    form = group.settle(y)
+    tolerance = 40 * torch.finfo(dtype).eps
+    for n, t in y.items():
+        torch.testing.assert_close(t.double(), wanted.point[n], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(form.xi.double(), wanted.xi, rtol=tolerance, atol=tolerance)
+    assert form.regular.shape == (*batch, 3)
+    assert form.regular.all()
+    for n, bad in (("z", 0.3), ("s", 0.0), ("q", float("nan"))):
+        form = group.settle({**{m: t.clone() for m, t in x.items()}, n: torch.full_like(x[n], bad)})
+        assert not form.regular[..., "zsq".index(n)].any()
+        assert form.regular.sum() == 2 * form.regular[..., 0].numel()
