@@ -30,7 +30,8 @@ class FitResult:
             looks at the whole Hessian, and refuses a saddle.
         iterations: Steps tried.
         gradient_norm: Riemannian norm of the gradient at the canonical representative.
-        message: Why the iteration stopped.
+        message: Why the iteration stopped; and whether a direction beyond the gauge was met along which nothing changes (pools that never
+            met, an item without data). Then the point is one of many, predictions apart; `infer` refuses it and names the direction.
     """
 
     point: Any

@@ -40,6 +40,8 @@ class Curvature(NamedTuple):
     """Whether there is no other answer, but for a chance of a thousandth; of curvature within rounding of 0 nothing is said."""
     products: int
     """Hessian products spent."""
+    flat: bool = False
+    """Whether a horizontal vector was met whose curvature is within rounding of 0: the minimum is not unique, or hardly."""
 
 
 @dataclass
@@ -121,6 +123,8 @@ class Search:
                 f", and no curvature was seen to fall; {seen.products} Hessian products are too few to exclude a saddle that falls slowly "
                 "beside the largest curvature (mid.infer looks again)"
             )
+            if seen.flat:
+                why += ", and is flat along a direction beyond the gauge: there are other minima (mid.infer names it)"
             self.stopped, self.converged = why if seen.certain else why + doubt, True
             return
         moves = ((sign * 0.1**k * self.radius) * seen.downhill for k in range(12) for sign in (1.0, -1.0))
@@ -226,7 +230,7 @@ def falling(
         largest = max(largest, abs(bend) / dd)
         if not bend > rounding * largest * dd:  # flat: what is left of the residual has no curvature at all
             falls = bend < -rounding * largest * dd
-            return Curvature(d / model.size(d) if falls else None, bend == bend, k + 1)
+            return Curvature(d / model.size(d) if falls else None, bend == bend, k + 1, bend == bend and not falls)
         r = r - (rz / bend) * hd
         z = _preconditioned(model, r, scale)
         new = float((r * z).sum())

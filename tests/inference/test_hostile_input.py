@@ -86,6 +86,8 @@ def test_a_parameter_that_nothing_depends_on_is_named():
     group = mid.Product(skill=mid.Translation())
     start = {"skill": ZERO, "bonus": torch.zeros(2, dtype=F64)}
     fit = mid.fit(nll, start, group)
+    assert "flat along a direction beyond the gauge" in fit.message
+    assert "flat" not in mid.fit(EVEN, ZERO + 1, mid.Translation()).message
     with pytest.raises(mid.NotIdentifiableError, match="bonus"):
         mid.infer(nll, fit.point, group)
 
