@@ -1,7 +1,7 @@
 """What a step costs: bare fused Adam, attached fused Adam, geoopt's RiemannianAdam on the quotient and on a sphere.
 
     python -m benchmarks.optim                       # the table; with part of the name of a shape: only these rows
-    pytest benchmarks --benchmark-only               # the same steps one by one, by pytest-benchmark
+    pytest benchmarks --benchmark-only --jaxtyping-packages=    # the same steps one by one, by pytest-benchmark
 
 Every row is one run: its contestants take turns, step by step, and a number is the median of a contestant's steps. One thread;
 the time is that of the process, so that a busy machine changes it less. What comes out, and why: benchmarks/README.md.
@@ -172,7 +172,11 @@ def test_step(benchmark, group: str, shape: str, contestant: str) -> None:
         pytest.skip("geoopt has one tensor to a parameter")
     benchmark.group = f"{group}, {shape}"
     torch.set_num_threads(1)
-    benchmark(contestants(group)[contestant](group, shape))
+    step = contestants(group)[contestant](group, shape)
+    before = time.process_time()
+    step()
+    rounds = int(BUDGET / max(time.process_time() - before, 1e-9))
+    benchmark.pedantic(step, rounds=min(max(rounds, FEWEST), MOST))
 
 
 if __name__ == "__main__":

@@ -69,8 +69,9 @@ class RowStep:
         return result.add_(self.one, alpha=along * self.mean - mean) if self.shifts else result
 
     def _angle(self, step: Tensor) -> float:
-        """The length of the geodesic whose velocity is the horizontal `step`, in radians."""
-        return math.sqrt(torch.dot(step, step).item() / (self.items * self.square))
+        """The length of the geodesic whose velocity is the horizontal `step`, in radians; nan where it is not finite."""
+        square = torch.dot(step, step).item() / (self.items * self.square)
+        return math.sqrt(square) if square < math.inf else math.nan
 
     def _moved(self, step: Tensor, angle: float) -> Tensor:
         """x + ((cos(th) - 1) c + sinc(th) p); `step` p is overwritten.

@@ -146,8 +146,9 @@ class QuotientManifold(geoopt.Manifold):
             DegeneratePointError: `x` has no quotient.
             ValueError: `u` is not finite.
         """
-        self._check_derivative(u)
         step = self._step_at(x, u)
+        if step is not None or concrete(u):
+            self._check_derivative(u)
         if step is not None:  # then `x` is regular
             if self._within is not None:
                 self._within.keep(x, step)
@@ -306,7 +307,7 @@ class QuotientManifold(geoopt.Manifold):
         )
 
     def _check_derivative(self, u: Tensor) -> None:
-        if not concrete(u) or cmath.isfinite(u.sum().item()) or bool(torch.isfinite(u).all()):
+        if cmath.isfinite(u.sum().item()) or bool(torch.isfinite(u).all()):
             return  # one pass nearly always; a sum that overflows says nothing yet
         if self._within is not None:
             self._within.close()

@@ -68,6 +68,13 @@ def test_long_steps_and_opposite_ends_are_finite(name):
     assert torch.isfinite(carried).all()
 
 
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_step_to_infinity_is_not_finite_and_no_error_of_arithmetic(name):
+    x, u = mid.Section(GROUPS[name])(randn(7)), torch.full((7,), float("inf"))
+    with torch.no_grad():
+        assert not torch.isfinite(mid.QuotientManifold(GROUPS[name]).retr(x, u.double())).any()
+
+
 @pytest.mark.parametrize("group", [mid.Affine(blocks=BLOCKS), mid.Affine(blocks=BLOCKS, common_scale=True)])
 def test_blocks_have_no_short_cut_and_the_same_answers(group):
     manifold, x, u = mid.QuotientManifold(group), randn(7), randn(7, seed=1)
