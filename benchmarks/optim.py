@@ -47,6 +47,8 @@ GROUPS: dict[str, mid.GaugeGroup] = {
     "LocationScale": mid.LocationScale(locations=("theta",), slopes=("alpha",)),
     "GeneralLinear": mid.GeneralLinear("A", "B"),
 }
+HEADER = """| group | shape | bare | attached | quotient | sphere | attached / bare | sphere / attached | quotient / sphere |
+|---|---|---:|---:|---:|---:|---:|---:|---:|"""
 LORA = "100 x (768, 8)"
 CELLS = [
     (group, shape)
@@ -140,26 +142,27 @@ def rows(chosen: str) -> Iterator[tuple[str, str, dict[str, float]]]:
 
 def main(chosen: str = "") -> None:
     torch.set_num_threads(1)
-    print(f"{'':16}{'milliseconds a step':>24}{'':24}{'ratios':>14}")
-    columns = ("bare", "attached", "quotient", "sphere", "att./bare", "sphere/att.", "quot./sphere")
-    print(
-        f"{'group':15}{'shape':15}"
-        + "".join(f"{c:>10}" for c in columns[:4])
-        + "".join(f"{c:>14}" for c in columns[4:])
-    )
-    ratios = []
+    print(HEADER)
+    ratios, before = [], ""
     for group, shape, taken in rows(chosen):
         ratio = taken["attached"] / taken["bare"]
         if group in ITEMS:
             ratios.append(ratio)
-        line = "".join(f"{1e3 * taken[name]:>10.3g}" if name in taken else f"{'-':>10}" for name in columns[:4])
-        line += f"{ratio:>14.2f}"
+        cells = [group if group != before else "", shape]
+        cells += [
+            f"{1e3 * taken[name]:.3g}" if name in taken else "" for name in ("bare", "attached", "quotient", "sphere")
+        ]
+        cells += [f"{ratio:.2f}"]
         if "sphere" in taken:
-            line += f"{taken['sphere'] / taken['attached']:>14.1f}{taken['quotient'] / taken['sphere']:>14.2f}"
-        print(f"{group:15}{shape:15}{line}", flush=True)
+            cells += [f"{taken['sphere'] / taken['attached']:.1f}", f"{taken['quotient'] / taken['sphere']:.2f}"]
+        print(
+            f"| {' | '.join(cells + [''] * (9 - len(cells)))} |".replace("|  |", "| |").replace("|  |", "| |"),
+            flush=True,
+        )
+        before = group
     if ratios:
         mean = statistics.geometric_mean(ratios)
-        print(f"attached over bare, {', '.join(ITEMS)}: geometric mean {mean:.2f}, largest {max(ratios):.2f}")
+        print(f"\nAttached over bare, {', '.join(ITEMS)}: geometric mean {mean:.2f}, largest {max(ratios):.2f}.")
 
 
 # ---------------------------------------------------------------------------------------------------- pytest-benchmark
