@@ -10,6 +10,16 @@ makes of parameters, say themselves how they are spread; for plain shards, `shar
 
 Every call with such a point is collective: all ranks make it, in the same order, and all get an error when the point is not
 finite or degenerate anywhere. A rank that does not take part is an error on the others after the timeout of the process group.
+
+What travels are sums and largest values, as tensors on the device of the point: the backend of the process group has to serve it
+(gloo for CPU, nccl for CUDA). A step of an attached optimiser moves dim G numbers for Translation, Scaling and Affine without
+weights. Item weights, blocks and PositiveScaling take the closed forms, whose accurate sums are in several passes: a few times
+dim G. Labels of blocks are exchanged as objects, when a group is made for shards or blocks are given to a call; nccl asks for
+`torch.cuda.set_device` before.
+
+Limits. Other groups (Shift, LocationScale, rotations, GL(r)) need all items in one place: replicate their parameters, which step
+alike on all ranks under DDP. `Ensemble.covariance`, contrasts, tables and quasi-variances speak of the items here for plain shards, of
+all items for DTensors. `Reference` names items by their place among all, and needs them in one place.
 """
 
 import sys
@@ -96,12 +106,12 @@ class Spread:
             found = sorted(set().union(*gathered(found, process_group)))
         return torch.tensor(found, dtype=labels.dtype, device=labels.device)
 
-    def keeping(self, items: int) -> "Spread":
-        """The same, for points that keep their `items` here: counted once."""
-        sizes = (items,)
+    def keeping(self, x: Tensor) -> "Spread":
+        """The same, for points that keep their items on this rank, those of `x` (*batch, items): counted once."""
+        sizes = torch.tensor([x.shape[-1]], dtype=torch.int64, device=x.device)
         for process_group in self.process_groups:
-            sizes = tuple(n for part in gathered(sizes, process_group) for n in part)
-        return replace(self, items=sizes)
+            sizes = rows_of_all(sizes, process_group).flatten()
+        return replace(self, items=tuple(sizes.tolist()))
 
 
 class _Sum(torch.autograd.Function):
@@ -129,6 +139,17 @@ def _reduced(values: Tensor, process_group: Any, operation: Any) -> Tensor:
     except RuntimeError as error:
         raise RuntimeError(_ABSENT.format(error)) from error
     return result
+
+
+def rows_of_all(row: Tensor, process_group: Any) -> Tensor:
+    """`row` (k,) of every rank, in the order of the ranks: (ranks, k) on its device, by one sum over the ranks.
+
+    Raises:
+        RuntimeError: Another rank failed or did not take part.
+    """
+    rows = row.new_zeros(dist.get_world_size(process_group), row.shape[0])
+    rows[dist.get_rank(process_group)] = row
+    return _reduced(rows, process_group, dist.ReduceOp.SUM)
 
 
 def gathered(value: Value, process_group: Any) -> list[Value]:
@@ -300,7 +321,7 @@ def kept(group: GaugeGroup, x: Point) -> GaugeGroup:
     """`group`, of one factor, for points that keep their items on this rank, as parameters do: they are counted once."""
     if not isinstance(group.shards, Spread) or group.shards.items is not None:
         return group
-    return group.on_shards(group.shards.keeping(next(iter(blocks_of(x).values())).shape[-1]))
+    return group.on_shards(group.shards.keeping(next(iter(blocks_of(x).values()))))
 
 
 __all__ = ["sharded"]

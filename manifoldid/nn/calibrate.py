@@ -1,5 +1,6 @@
 """`calibrate`: the only writer of the frame of a `GaugeFix(over="batch")` head."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
@@ -7,9 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from manifoldid.distributed import default_group, gathered, is_spread
-from manifoldid.groups import PositiveScaling
-from manifoldid.groups.base import GaugeGroup, canonicalise
+from manifoldid.distributed import default_group, is_spread, rows_of_all, sharded
+from manifoldid.groups.base import canonicalise
 from manifoldid.nn.gauge_fix import GaugeFix, columns
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -27,8 +27,9 @@ def calibrate(
     mode without gradients; modes of all modules and the states of the random generators are restored.
 
     Where `torch.distributed` is initialised, every rank gives its part of the population (none is allowed), and all ranks store the
-    frame of the whole: one exchange per head, of the number of examples and two sums per column. An error on one rank is an error
-    on all. Nothing travels when the heads are used.
+    frame of the whole. Per head travel four numbers a rank, that all are ready for it, and the sums of the frame, a few numbers a
+    column (all-reduced, on the device of the model, which the process group must serve). An error on one rank is an error on all.
+    Nothing travels when the heads are used.
 
     Args:
         model: A network with one or more such heads, or such a head itself (the batches are then its inputs). Heads after
@@ -69,74 +70,72 @@ def calibrate(
     with _evaluation(model), torch.no_grad(), torch.random.fork_rng():
         while left:
             if ranks is None:
-                name, points, weights = _outputs(model, batches, left, run)
+                name, points = _outputs(model, batches, left, run)
+                group = left[name].group
             else:
-                name, points, weights = _outputs_of_all(model, batches, left, run, ranks)
-            head = left.pop(name)
-            form, _ = canonicalise(head.group, points, weights, f"outputs before {name or 'the head'}")
-            head.set_frame(form.xi[0] if points.shape[0] == 1 else form.xi)
+                name, points = _outputs_of_all(model, batches, left, run, ranks)
+                group = sharded(left[name].group, ranks)  # the sums of the frame are sums over all ranks
+            form, _ = canonicalise(group, points, None, f"outputs before {name or 'the head'}")
+            left.pop(name).set_frame(form.xi[0] if points.shape[0] == 1 else form.xi)
     return model
 
 
 def _outputs(
     model: Any, batches: Iterable[Any], heads: dict[str, GaugeFix], run: Callable[[Any, Any], Any]
-) -> tuple[str, Tensor, None]:
+) -> tuple[str, Tensor]:
     """The head that is called first, and what comes before it: one point over all examples per column, (k, N)."""
     outputs, order, empty = _collect(model, batches, heads, run)
     if empty:
         raise ValueError("`loader` is empty: calibration needs a reference population")
     if not order:
         raise ValueError(f"`model` does not call its head(s) {sorted(heads)} on these batches")
-    return order[0], torch.cat([columns(batch).double() for batch in outputs[order[0]]], dim=-1), None
+    return order[0], torch.cat([columns(batch).double() for batch in outputs[order[0]]], dim=-1)
 
 
 def _outputs_of_all(
     model: Any, batches: Iterable[Any], heads: dict[str, GaugeFix], run: Callable[[Any, Any], Any], ranks: Any
-) -> tuple[str, Tensor, Tensor]:
-    """The same over the examples of all ranks: four items of every rank stand for all of its examples, with their weight."""
-    failure, part = None, None
+) -> tuple[str, Tensor]:
+    """The same for the examples here, (k, 0) where there are none, once all ranks are known to be ready for the same head."""
+    names, failure, name, points = sorted(heads), None, "", None
     try:
         if not _is_empty(batches):
-            name, points, _ = _outputs(model, batches, heads, run)
-            part = (name, points.shape[-1], _summary(points, heads[name].group).cpu())
+            name, points = _outputs(model, batches, heads, run)
     except Exception as error:
         failure = error
-    print_of_model = [float(p.detach().double().sum()) for p in model.parameters() if not is_spread(p)]
-    found = gathered((part, None if failure is None else repr(failure), print_of_model), ranks)
+    own = (
+        failure is not None,
+        0 if points is None else 1 + names.index(name),
+        0 if points is None else points.shape[0],
+    )
+    device = next(iter(heads.values())).frame.device
+    found = rows_of_all(torch.tensor([*own, _print_of(model)], dtype=torch.float64, device=device), ranks)
+    failed, called, widths, prints = found.T.tolist()
     if failure is not None:
         raise failure
-    for rank, (_, other, _) in enumerate(found):
-        if other is not None:
-            raise RuntimeError(f"calibration failed on rank {rank}: {other}")
-    if any(other != print_of_model for _, _, other in found):
+    if any(failed):
+        raise RuntimeError(f"calibration failed on rank {failed.index(1.0)}, which says why")
+    if len({repr(number) for number in prints}) > 1:  # nan, of a model that is refused below, is nan everywhere
         raise ValueError(
             "`model` has other parameters on other ranks: a frame over all of them belongs to none; calibrate replicas of one model, or "
             "with process_group=None each for itself"
         )
-    parts = [part for part, _, _ in found if part is not None]
-    if not parts:
+    calls = {(int(index), int(width)) for index, width in zip(called, widths, strict=True) if index}
+    if not calls:
         raise ValueError("`loader` is empty on all ranks: calibration needs a reference population")
-    if len({(name, items.shape[0]) for name, _, items in parts}) > 1:
+    if len(calls) > 1:
         raise ValueError("`model` calls its heads in another order, or with other columns, on other ranks")
-    weights = torch.cat([torch.full((items.shape[-1],), n / items.shape[-1]) for _, n, items in parts])
-    return parts[0][0], torch.cat([items for _, _, items in parts], dim=-1), weights.double()
+    ((index, width),) = calls
+    return names[index - 1], torch.zeros(width, 0, dtype=torch.float64, device=device) if points is None else points
+
+
+def _print_of(model: nn.Module) -> float:
+    """A number that replicas of one model share; parameters that are spread over ranks do not count."""
+    sums = [p.detach().double().sum() for p in model.parameters() if not is_spread(p)]
+    return float(sum(total * math.cos(k) for k, total in enumerate(sums)))
 
 
 def _is_empty(batches: Any) -> bool:
     return hasattr(batches, "__len__") and not len(batches)
-
-
-def _summary(points: Tensor, group: GaugeGroup) -> Tensor:
-    """Four items (k, 4) with the mean and the standard deviation of all, or of their logarithms: what frames are made of."""
-    if points.shape[-1] < 4:
-        return points
-    positive = isinstance(group, PositiveScaling)
-    if positive and not bool((points > 0).all()):
-        return points.amin(-1, keepdim=True).expand(-1, 4)  # refused by the group
-    values = points.log() if positive else points
-    middle, spread = values.mean(-1, keepdim=True), values.std(-1, correction=0, keepdim=True)
-    items = torch.cat([middle - spread, middle + spread] * 2, dim=-1)
-    return items.exp() if positive else items
 
 
 def _forward(model: nn.Module, batch: Any) -> Any:

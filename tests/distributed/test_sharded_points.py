@@ -314,6 +314,14 @@ def calibrated_frames_are_those_of_the_population_of_all_ranks(rank):
             with counted_bytes() as counted:
                 model.eval()(population)
             assert counted.bytes == 0
+    used = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(dist, "all_gather_object")  # tensors travel, on the device of the model, and nothing else
+        for copies in (1, 50):
+            with counted_bytes() as counted:
+                mid.nn.calibrate(scorer(mid.nn.GaugeFix(mid.Affine(), over="batch")), [population] * copies)
+            used.append(counted.bytes)
+    assert used[0] == used[1] <= 8 * (2 * 4 + 2 * 8)  # four numbers a rank, and a few for each of two columns
     model = scorer(mid.nn.GaugeFix(mid.Affine(), over="batch"))
     with pytest.raises(ValueError if rank == 1 else RuntimeError, match="finite" if rank == 2 else "shape|rank 1"):
         mid.nn.calibrate(model, [population if rank == 0 else population[:, None]])
