@@ -84,19 +84,20 @@ def largest_change(
     *,
     derivatives: bool = True,
     generator: torch.Generator | None = None,
+    who: str = "`fn`",
 ) -> Change:
-    """The largest relative change of `fn` over moves of the group; arguments and errors as in `check_invariance`."""
+    """The largest relative change of `fn`, called `who` in errors, over moves of the group; otherwise as in `check_invariance`."""
     names = group.generator_names(point)
     if not names:
         return Change(0.0, "nothing")
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        base = _finite_outputs(fn(point))
+        base = _finite_outputs(fn(point), who)
         again = _outputs(fn(point))
     if not torch.equal(base, again):
         raise ValueError(
-            "`fn` returns different values for the same point: make it deterministic (model.eval(), a fixed seed, no dropout)"
+            f"{who} returns different values for the same point: make it deterministic (model.eval(), a fixed seed, no dropout)"
         )
     scale = _natural_scale(fn, point, base, generator)
     worst = Change(0.0, names[0])
@@ -197,12 +198,12 @@ def _steepest(fn: Callable[[Point], Any], point: Point, group: GaugeGroup, xi: T
     return names[int(slope.reshape(-1, len(names)).amax(0).argmax())]
 
 
-def _finite_outputs(value: Any) -> Tensor:
+def _finite_outputs(value: Any, who: str) -> Tensor:
     outputs = _outputs(value)
     if outputs.numel() == 0:
-        raise ValueError("`fn` returns nothing to compare: an empty tensor")
+        raise ValueError(f"{who} returns nothing to compare: an empty tensor")
     if not bool(torch.isfinite(outputs).all()):
-        raise ValueError("`fn` must be finite at `point`: it returns nan or infinite values there")
+        raise ValueError(f"{who} must be finite at `point`: it returns nan or infinite values there")
     return outputs
 
 

@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from manifoldid.errors import UnboundedEstimateError
+import torch
+from torch import Tensor
+
+from manifoldid.errors import NotIdentifiableError, UnboundedEstimateError
 from manifoldid.groups.base import GaugeGroup
 from manifoldid.inference.names import Names, checked_names
 from manifoldid.inference.objective import Likelihood, check_likelihood, prepared
@@ -59,7 +62,8 @@ def fit(
     minimum at infinity is found by its direction: where the likelihood goes on improving, up to a thousand steps ahead.
 
     Args:
-        nll: Function of the point; returns the sum over all data. Differentiated twice.
+        nll: Function of the point; returns the sum over all data. Differentiated twice, where `x.index_select(0, i)` costs less
+            than `x[i]`.
         start: A point, in any gauge; not changed.
         group: What leaves `nll` unchanged; verified first. `mid.Product()` for none.
         weights: Item weights of metric and section; zero for items that do not define the origin.
@@ -78,6 +82,7 @@ def fit(
         NotInvariantError: `nll` sees the gauge.
         DegeneratePointError: `start` has no representative.
         UnboundedEstimateError: The maximum is at infinity; the message says who runs away.
+        NotIdentifiableError: `nll` does not depend on the point at all: no data. Single null directions are for `infer` to name.
     """
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"`tolerance` must be a number >= 0, relative to the largest gradient norm, got {tolerance}")
@@ -101,8 +106,17 @@ def fit(
             if k % _LOOK == _LOOK - 1:
                 _refuse_infinity(search, called)
     _refuse_infinity(search, called)
+    if search.model.norm == 0 and not bool(search.model.curvature(_noise(search.model.slope)).any()):
+        raise NotIdentifiableError(
+            "`nll` does not change with the point at all, to second order: are there no data, or are all of them masked?"
+        )
     end, why = search.model, search.stopped or f"`max_iterations` = {max_iterations} steps were not enough"
     return FitResult(end.x, end.value, search.converged, k + (not search.converged), end.norm, why)
+
+
+def _noise(like: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 
 
 def _refuse_infinity(search: Search, names: Mapping[str, Sequence[str]]) -> None:

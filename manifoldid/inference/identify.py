@@ -85,12 +85,14 @@ def null_message(
                 [called[k] for k, own_label in enumerate(labels) if own_label == c] for c in range(min(parts, 3))
             ]
             shown = "; ".join(f"items {listed(items)}" for items in members)
-            places.append(f"{label}: {parts} component(s) move freely ({shown})")
+            alone = parts == len(rows) and f"{label}: items {listed(hit)}, each by itself"
+            places.append(alone or f"{label}: {parts} component(s) move freely ({shown})")
             inside = "mid.Translation()" if parts == 1 else f"mid.Translation(blocks=torch.tensor({_short(labels)}))"
             advice.append(f"mid.Product({name}={inside})" if name else inside)
         else:
             places.append(f"{label}: items {listed(hit)}")
-    how = f"declare {', '.join(advice)}" if advice else "declare it with mid.Shift(directions)"
+    beside = " beside it" if isinstance(x, dict) and group.generator_names(x) else ""
+    how = f"declare {', '.join(advice)}{beside}" if advice else "declare it with mid.Shift(directions)"
     return (
         f"{who} does not see {beyond.shape[-1]} direction(s) beyond the gauge {group!r}, in {' and in '.join(places)}. If that "
         f"is meant, {how}; else collect data that connect them, or drop collinear and unused parameters. mid.diagnose names "

@@ -25,6 +25,10 @@ def checked_names(names: Names, x: Point) -> dict[str, list[str]]:
             raise ValueError(f"`names` of a point with the blocks {list(blocks)} must be a dict from block to names")
         names = {next(iter(blocks)): names}
     unknown = [block for block in names if block not in blocks]
+    if unknown and "" in blocks:
+        raise ValueError(
+            f"`names` must be a list, one name per item: `names` speaks of blocks that the point does not have, a tensor; got {unknown}"
+        )
     if unknown:
         raise ValueError(f"`names` speaks of blocks that the point does not have: {unknown}; it has {list(blocks)}")
     return {block: _checked(of, blocks[block].shape, block) for block, of in names.items()}

@@ -62,8 +62,8 @@ def check_likelihood(nll: Likelihood, point: Point, group: GaugeGroup) -> None:
         raise ValueError(f"`nll` must be finite at the point, got {float(value.detach())}")
     if not value.requires_grad:
         raise ValueError(
-            "`nll` has no autograd graph to the point: it does not depend on it, or detach(), .item(), numpy or no_grad() cuts it"
+            "`nll` has no autograd graph to the point: it does not depend on it, or detach(), .item(), numpy, no_grad() or inference_mode() cuts it"
         )
-    change = largest_change(nll, point, group)
+    change = largest_change(nll, point, group, who="`nll`")
     if not change.relative <= default_tolerance(point):
         raise NotInvariantError(not_invariant("`nll`", change, default_tolerance(point), group))

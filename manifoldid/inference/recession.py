@@ -85,7 +85,8 @@ def who_runs_away(model: LocalModel, u: Tensor, names: Mapping[str, Sequence[str
         far = (rest > 0.3 * float(u.abs().max())).nonzero().tolist()
         if far:
             items = f"items {listed([item_label(names, name, entry) for entry in far])}" if t.ndim else ""
-            who.append(f"{items}{f' of block {name!r}' if name else ''}".strip())
+            block = f"block {name!r}" if name else ""
+            who.append(" of ".join(part for part in (items, block) if part))
     return (
         f"`nll` has no minimum: it keeps decreasing while {' and '.join(who) or 'the point'} run away to infinity "
         "(separation: an item that always or never wins, a class that a feature separates). Leave these out, collect data that "

@@ -37,6 +37,7 @@ REFUSED = [
     ("detached", lambda x: EVEN(x.detach()), ZERO, ValueError, "`nll` has no autograd graph"),
     ("a number", lambda x: 1.0, ZERO, TypeError, "`nll` must return a floating tensor"),
     ("numpy", lambda x: EVEN(torch.from_numpy(x.detach().numpy())), ZERO, ValueError, "`nll` has no autograd graph"),
+    ("random", lambda x: EVEN(x) * (1 + torch.rand(())), ZERO, ValueError, "`nll` returns different values"),
     ("no function", 3.0, ZERO, TypeError, "nll"),
     ("sees the gauge", lambda x: EVEN(x) + x.square().sum(), ZERO + 1, mid.NotInvariantError, "`nll`"),
 ]
@@ -68,9 +69,10 @@ def test_weights_that_are_none_are_refused(function, weights, text):
 
 def test_no_data_is_no_information():
     nothing = league(torch.zeros(6, dtype=F64), torch.zeros(6, dtype=F64))
-    fit = mid.fit(nothing, ZERO, mid.Translation())
-    with pytest.raises(mid.NotIdentifiableError, match="does not see"):
-        mid.infer(nothing, fit.point, mid.Translation())
+    with pytest.raises(mid.NotIdentifiableError, match="no data"):
+        mid.fit(nothing, ZERO, mid.Translation())
+    with pytest.raises(mid.NotIdentifiableError, match=r"items 0, 1, 2 .*each by itself"):
+        mid.infer(nothing, ZERO, mid.Product())
 
 
 def test_all_draws_are_data():
