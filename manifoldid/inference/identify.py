@@ -95,8 +95,8 @@ def null_message(
     how = f"declare {', '.join(advice)}{beside}" if advice else "declare it with mid.Shift(directions)"
     return (
         f"{who} does not see {beyond.shape[-1]} direction(s) beyond the gauge {group!r}, in {' and in '.join(places)}. If that "
-        f"is meant, {how}; else collect data that connect them, or drop collinear and unused parameters (of separated data mid.fit says who runs away). mid.diagnose names "
-        "the freedom"
+        f"is meant, {how}; else collect data that connect them, or drop collinear and unused parameters (of separated data mid.fit says who "
+        "runs away). mid.diagnose names the freedom"
     )
 
 
