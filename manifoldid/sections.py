@@ -120,7 +120,7 @@ class _AnySection(_Immutable):
         if not isinstance(xi, Tensor):
             raise TypeError(f"`xi` must be a tensor, the frame of a point, got {type(xi).__name__}")
         if xi.shape[-1:] != (dimension,):
-            raise ValueError(f"`xi` must have shape (*batch, {dimension}) for {group!r}, got {tuple(xi.shape)}")
+            raise ValueError(f"`xi` must have shape (*batch, {dimension}) for {group}, got {tuple(xi.shape)}")
         batch = batch_shape(group, y)
         if any(s != t and 1 not in (s, t) for s, t in zip(xi.shape[-2::-1], batch[::-1], strict=False)):
             raise ValueError(
@@ -248,7 +248,9 @@ def as_section(section: SectionLike, group: GaugeGroup, weights: Weights = None)
     if isinstance(section, Mapping):
         return _BlockSections(dict(section), group, weights)
     if not callable(section):
-        raise TypeError(f"`section` must be a section, a dict of sections or a callable, got {type(section).__name__}")
+        kind = "the group: take mid.Section(group)" if isinstance(section, GaugeGroup) else type(section).__name__
+        hint = "; statistics are over the members already, there is no dim" if isinstance(section, int) else ""
+        raise TypeError(f"`section` must be a section, a dict of sections or a callable, got {kind}{hint}")
     return section
 
 
@@ -263,7 +265,7 @@ class _BlockSections(_Immutable):
         unknown = sorted(set(by_block) - names)
         if unknown:
             raise ValueError(
-                f"`section` names the blocks {unknown}, but {group!r} has a group of its own on {sorted(names)}"
+                f"`section` names the blocks {unknown}, but {group} has a group of its own on {sorted(names)}"
             )
         self._set(by_block=by_block, canonical=Section(group, weights))
 
@@ -280,9 +282,7 @@ def _with_blocks(group: GaugeGroup, blocks: Any) -> GaugeGroup:
     if blocks is None:
         return group
     if not isinstance(group, ItemGroup):
-        raise TypeError(
-            f"`blocks` needs a group on items (Translation, Scaling, PositiveScaling, Affine), not {group!r}"
-        )
+        raise TypeError(f"`blocks` needs a group on items (Translation, Scaling, PositiveScaling, Affine), not {group}")
     return group.with_blocks(blocks)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from manifoldid.distributed import is_spread, localised
+from manifoldid.distributed import localised
 from manifoldid.errors import NotConvergedError, NotIdentifiableError, listed
 from manifoldid.groups import Affine, PositiveScaling, Scaling, Translation
 from manifoldid.groups._items import ItemGroup
@@ -89,7 +89,7 @@ def align_observed(members: Tensor, group: GaugeGroup, weights: Tensor | None, o
         NotConvergedError: Alternating least squares does not settle.
     """
     if not isinstance(group, (Translation, PositiveScaling, Scaling, Affine)) or getattr(group, "common_scale", False):
-        raise TypeError(f"`observed` needs Translation, Scaling, PositiveScaling or Affine, not {group!r}")
+        raise TypeError(f"`observed` needs Translation, Scaling, PositiveScaling or Affine, not {group}")
     check_overlap(observed.cpu(), group)
     if isinstance(group, PositiveScaling):
         chart = torch.where(observed, members, torch.ones_like(members))
@@ -173,45 +173,3 @@ def _positive(factor: Tensor) -> Tensor:
             "too few shared items, or a member that disagrees in sign"
         )
     return factor
-
-
-def stacked(members: object) -> Point:
-    """Members as one point with a leading dimension: from a stacked tensor or dict, or a list of tensors or dicts.
-
-    Raises:
-        TypeError: They are of mixed or other kinds.
-        ValueError: There are fewer than two, or their shapes or blocks differ.
-    """
-    if isinstance(members, Tensor):
-        return _plain(members)
-    if isinstance(members, dict):
-        return {k: _plain(v) for k, v in members.items()}
-    if not isinstance(members, (list, tuple)):
-        raise TypeError(
-            f"`members` must be a stacked tensor, or a list of tensors or dicts, got {type(members).__name__}"
-        )
-    if len(members) < 2:
-        raise ValueError(f"`members` must be at least two, got {len(members)}: one member has no spread")
-    if all(isinstance(m, Tensor) for m in members):
-        return _stack(members, "members")
-    if not all(isinstance(m, dict) or hasattr(m, "keys") for m in members):
-        raise TypeError("`members` must be all tensors or all dicts of tensors")
-    names = list(members[0].keys())
-    for k, m in enumerate(members):
-        if set(m.keys()) != set(names):
-            raise ValueError(f"`members[{k}]` has the blocks {sorted(m.keys())}, members[0] has {sorted(names)}")
-    return {name: _stack([m[name] for m in members], f"members[...][{name!r}]") for name in names}
-
-
-def _stack(tensors: list[Tensor] | tuple[Tensor, ...], name: str) -> Tensor:
-    shapes = {tuple(t.shape) for t in tensors}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"`{name}` have different shapes: {listed(sorted(shapes))}; say with observed= who saw which items"
-        )
-    return torch.stack([_plain(t) for t in tensors])
-
-
-def _plain(t: Tensor) -> Tensor:
-    """`t` cut from the graph, no parameter; a DTensor stays one."""
-    return t.detach() if is_spread(t) else t.detach().as_subclass(Tensor)

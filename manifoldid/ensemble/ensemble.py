@@ -1,15 +1,15 @@
 """Ensembles: means, standard deviations, covariances and contrasts that do not depend on anybody's origin or unit."""
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from manifoldid.distributed import whole
-from manifoldid.ensemble.align import align_members, align_observed, stacked
+from manifoldid.ensemble.align import align_members, align_observed
 from manifoldid.ensemble.bootstrap import Data, replicates
+from manifoldid.ensemble.members import PADDING, checked_mask, require_finite, stacked
 from manifoldid.ensemble.report import ensemble_picture, ensemble_rows, ensemble_text
 from manifoldid.errors import DegeneratePointError, NotEstimableError, listed
 from manifoldid.groups.base import GaugeGroup, check_quotient, require_group
@@ -51,6 +51,8 @@ class Ensemble:
 
     Attributes:
         members: As they came, (M, *event) or a dict.
+        aligned: The members, each moved along its own orbit: flat gauges to the canonical section, others next to the Frechet mean.
+            With `observed`, entries that a member did not see hold the consensus of the others.
         dropped: Of a bootstrap: replicates without an estimate, by reason.
 
     Raises:
@@ -82,10 +84,13 @@ class Ensemble:
             raise ValueError(f"`members` must be stacked along the first dimension, (M, n); got one point, {shapes}")
         check_quotient(group, self.members, "members")
         self._size = sizes.pop()
-        self.observed = None if observed is None else self._checked_mask(observed)
+        self.observed = None if observed is None else checked_mask(observed, self.members)
         self.members = self._hidden_entries(self.members)
+        hint = PADDING if group.batch_ndim(self.members) > 1 else "; observed= says which items a member did not see"
+        require_finite(self.members, hint if self.observed is None else "")
         self.names = checked_names(names, _member(self.members, 0))
         self.dropped: dict[str, int] = {}  # replicates of a bootstrap without an estimate, by reason
+        self.aligned: Point = self._align()  # now: what cannot be aligned is an error where it was handed in
 
     @classmethod
     def from_bootstrap(
@@ -134,28 +139,9 @@ class Ensemble:
     def __repr__(self) -> str:
         shapes = {name or "point": tuple(t.shape[1:]) for name, t in blocks_of(self.members).items()}
         seen = "" if self.observed is None else f", items seen by {int(self.counts.min())} to {int(self.counts.max())}"
-        return f"<Ensemble of {len(self)} members under {self.group!r}, {shapes}{seen}>"
+        return f"<Ensemble of {len(self)} members under {self.group}, {shapes}{seen}>"
 
     # ------------------------------------------------------------------------------------------------ alignment
-
-    @cached_property
-    def aligned(self) -> Point:
-        """The members, each moved along its own orbit: flat gauges to the canonical section, others next to the Frechet mean.
-
-        With `observed`, entries that a member did not see hold the consensus of the others.
-        """
-        if self.observed is not None:
-            return align_observed(self.members, self.group, self.weights, self.observed)
-        parts = dict(blocks_of(self.members))
-        for factor, of in self.group.factors():
-            if isinstance(self.members, Tensor):
-                return align_members(self.members, factor, self.weights)
-            chosen = (
-                self.members[of] if isinstance(of, str) else {name: self.members[name] for name in of or self.members}
-            )
-            moved = align_members(chosen, factor, part_of_weights(self.weights, of))
-            parts.update({of: moved} if isinstance(of, str) else moved)
-        return like_point(parts, self.members)
 
     @property
     def counts(self) -> Tensor:
@@ -175,7 +161,8 @@ class Ensemble:
             return self.aligned
         move = as_section(section, self.group, self.weights)
         members = self._each(move, self.aligned)
-        self._check_estimable(move, "`section`")
+        other = getattr(section, "group", self.group)
+        self._check_estimable(move, "`section`" if other == self.group else f"`section`, which is of {other},")
         return members
 
     # ------------------------------------------------------------------------------------------------ statistics
@@ -369,15 +356,19 @@ class Ensemble:
 
     # ------------------------------------------------------------------------------------------------ private
 
-    def _checked_mask(self, observed: Tensor) -> Tensor:
-        if not isinstance(observed, Tensor) or observed.dtype != torch.bool:
-            raise TypeError("`observed` must be a bool tensor (M, n)")
-        if is_dict(self.members) or observed.shape != self.members.shape:
-            shape = {name: tuple(t.shape) for name, t in blocks_of(self.members).items()}
-            raise ValueError(
-                f"`observed` must have the shape (M, n) of tensor members, got {tuple(observed.shape)} for {shape}"
+    def _align(self) -> Point:
+        if self.observed is not None:
+            return align_observed(self.members, self.group, self.weights, self.observed)
+        parts = dict(blocks_of(self.members))
+        for factor, of in self.group.factors():
+            if isinstance(self.members, Tensor):
+                return align_members(self.members, factor, self.weights)
+            chosen = (
+                self.members[of] if isinstance(of, str) else {name: self.members[name] for name in of or self.members}
             )
-        return observed.detach().to(self.members.device).clone()
+            moved = align_members(chosen, factor, part_of_weights(self.weights, of))
+            parts.update({of: moved} if isinstance(of, str) else moved)
+        return like_point(parts, self.members)
 
     def _hidden_entries(self, members: Point) -> Point:
         """Entries that nobody saw, as 1: nan there is the caller's way to say so."""
@@ -417,7 +408,7 @@ class Ensemble:
         change = largest_change(fn, point, self.group)
         if not change.relative <= default_tolerance(point):
             raise NotEstimableError(
-                f"{who} is not constant on the orbits of {self.group!r}: it changes by {change.relative:.1e} relative under the "
+                f"{who} is not constant on the orbits of {self.group}: it changes by {change.relative:.1e} relative under the "
                 f"{change.generator}, so its value says which gauge a member is in; take differences (ratios, distances), or "
                 f"fix a gauge first: mid.Section(group)(x){instead}"
             )

@@ -54,7 +54,7 @@ def ensemble_text(ensemble: "Ensemble") -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in ensemble.dropped.items())
         lost = sum(ensemble.dropped.values())
         notes.append(f"{lost} of {len(ensemble) + lost} replicates had no estimate and were dropped: {reasons}.")
-    return rendered(f"Ensemble of {len(ensemble)} members under {ensemble.group!r}", columns, rows, notes)
+    return rendered(f"Ensemble of {len(ensemble)} members under {ensemble.group}", columns, rows, notes)
 
 
 def ensemble_picture(ensemble: "Ensemble", axes: "Axes | None", names: Names, block: str | None) -> "Axes":

@@ -41,7 +41,7 @@ def _fold_frame(weight: Tensor, bias: Tensor, head: GaugeFix) -> tuple[Tensor, T
         raise ValueError("`head` is not calibrated: call mid.nn.calibrate(model, loader) first")
     group, frame = head.group, head.frame.double()
     if not isinstance(group, (Translation, Scaling, PositiveScaling, Affine)):
-        raise ValueError(f"`head` of {group!r} is not an affine map of its inputs and cannot be folded")
+        raise ValueError(f"`head` of {group} is not an affine map of its inputs and cannot be folded")
     rows = frame.expand(weight.shape[0], -1) if frame.ndim == 1 else frame
     if rows.shape[0] != weight.shape[0]:
         raise ValueError(f"`head` has {rows.shape[0]} column(s), `linear` has {weight.shape[0]} outputs")
@@ -53,7 +53,7 @@ def _fold_frame(weight: Tensor, bias: Tensor, head: GaugeFix) -> tuple[Tensor, T
 def _fold_centring(weight: Tensor, bias: Tensor, head: GaugeFix) -> tuple[Tensor, Tensor]:
     group = head.group
     if not isinstance(group, Translation):
-        raise ValueError(f"`head` of {group!r} over='last' is not linear in its inputs; only Translation can be folded")
+        raise ValueError(f"`head` of {group} over='last' is not linear in its inputs; only Translation can be folded")
     section = head.section
     if section.weights is not None:
         item_weights(section.weights, bias.shape, bias)  # the shape must fit the outputs of the layer

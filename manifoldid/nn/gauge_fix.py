@@ -17,7 +17,9 @@ class GaugeFix(nn.Module):
     """Puts network outputs on the canonical section of a gauge.
 
     `over="last"`: every row (*batch, n) of the output is a point, its last dimension the items (logits, the responses to one
-    prompt). No state, the same in training and evaluation. `head(x, blocks=labels)` takes ragged prompts.
+    prompt). No state, the same in training and evaluation. `head(x, blocks=labels)` takes ragged prompts, all responses to a
+    prompt in one call. A vector (N,) without blocks is one point: of the rewards of N prompts it would remove the mean, and with it
+    the mean margin of `head(model(chosen)) - head(model(rejected))`.
 
     `over="batch"`: the examples are the items: outputs (N,) or (N, 1), one number per example. Training and evaluation apply
     the stored frame, the identity until `calibrate` has computed it over a reference population, so that differences of two
@@ -46,7 +48,7 @@ class GaugeFix(nn.Module):
             return
         if not isinstance(group, ItemGroup):
             raise TypeError(
-                f"`over='batch'` needs a group on items, such as mid.Translation() or mid.Affine(), got {group!r}"
+                f"`over='batch'` needs a group on items, such as mid.Translation() or mid.Affine(), got {group}"
             )
         if group.blocks is not None:
             raise ValueError(

@@ -497,7 +497,48 @@ def test_a_member_that_disagrees_in_sign_is_named():
         (
             lambda: mid.Ensemble(random(5, 6), mid.Translation(), observed=torch.ones(5, 5, dtype=torch.bool)),
             ValueError,
-            r"`observed` must have the shape \(M, n\) of tensor members, got \(5, 5\)",
+            r"`observed` must have the shape \(M, n\) of tensor members, got \(5, 5\) for members of shape \(5, 6\)$",
+        ),
+        (
+            lambda: mid.Ensemble(random(5, 4, 3), mid.Translation(), observed=random(5, 4, 3) > 0),
+            ValueError,
+            r"of shape \(5, 4, 3\); leave padding out: members\[:, real\] with blocks=real.nonzero\(\)\[:, 0\]",
+        ),
+        (
+            lambda: mid.Ensemble(random(5, 6).index_fill(1, torch.tensor([4]), torch.nan), mid.Translation()),
+            ValueError,
+            r"`members` must be finite: member 0 has nan at item 4 \(5 such entries\); observed=",
+        ),
+        (
+            lambda: mid.Ensemble(random(5, 4, 3).where(random(4, 3, seed=1) > 0, torch.inf), mid.Translation()),
+            ValueError,
+            r"member 0 has inf at item \(\d, \d\) .*; leave padding out",
+        ),
+        (
+            lambda: mid.Ensemble(random(5, 6), mid.Translation(LABELS), weights=(LABELS == 7).double()),
+            ValueError,
+            "`weights` are all zero in block",
+        ),
+        (
+            lambda: mid.Ensemble([torch.nn.Linear(2, 1)] * 3, mid.Translation()),
+            TypeError,
+            r"got a list of Linear; call the models and stack what they emit: torch.stack\(\[model\(x\)",
+        ),
+        (
+            lambda: mid.Ensemble(random(5, 6).numpy(), mid.Translation()),
+            TypeError,
+            "got ndarray; torch.as_tensor makes a tensor of an array",
+        ),
+        (lambda: mid.Ensemble(random(5, 6), mid.Translation()).std(0), TypeError, "got int; .* there is no dim"),
+        (
+            lambda: mid.Ensemble(random(5, 6), mid.Translation()).std(mid.Translation()),
+            TypeError,
+            r"got the group: take mid.Section\(group\)",
+        ),
+        (
+            lambda: mid.Ensemble(random(5, 6), mid.Translation(LABELS)).std(mid.Section(mid.Translation())),
+            mid.NotEstimableError,
+            r"`section`, which is of Translation\(\), is not constant on the orbits of Translation\(",
         ),
         (
             lambda: mid.Ensemble(random(5, 6), GROUPS["shift"], observed=torch.ones(5, 6, dtype=torch.bool)).mean(),
@@ -515,10 +556,7 @@ def test_members_without_a_representative_are_named():
     x = random(6, 4)
     x[3] = 1
     with pytest.raises(mid.DegeneratePointError, match="`members` at batch index 3 is constant"):
-        mid.Ensemble(x, mid.Affine()).mean()
-    x[4, 1] = torch.nan
-    with pytest.raises(ValueError, match="`members` must be finite"):
-        mid.Ensemble(x, mid.Translation()).mean()
+        mid.Ensemble(x, mid.Affine())
     with pytest.raises(mid.DegeneratePointError, match=r"`members` at batch index 0, 1, 2.*not positive"):
         mid.Ensemble(-random(6, 4).exp(), mid.PositiveScaling()).mean()
 
