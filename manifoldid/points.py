@@ -206,7 +206,10 @@ def item_weights(weights: Tensor, event: torch.Size, like: Tensor, shards: Shard
         )
     items = event[0] if event else 1
     if tuple(weights.shape) not in ((items,), tuple(event)):
-        raise ValueError(f"`weights` must have shape ({items},), one weight per item, got {tuple(weights.shape)}")
+        raise ValueError(
+            f"`weights` must have shape ({items},), one weight per item, got {tuple(weights.shape)}: they say which items define the "
+            "origin; weights of observations go into the loss"
+        )
     if weights.is_complex():
         raise ValueError(f"`weights` must be real, got dtype {weights.dtype}")
     w = weights.detach().to(device=like.device, dtype=_real_dtype(like))

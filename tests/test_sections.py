@@ -270,6 +270,8 @@ def test_a_reference_that_would_leave_the_orbit_is_refused(group, index, bad):
         (mid.Affine(blocks=LABELS), [(0, 1), (2, 4), (5, 6)], ValueError, r"needs 2 items \(i, j\) in every block"),
         (mid.Affine(blocks=LABELS, common_scale=True), (0, 2), TypeError, "common_scale=True"),
         (mid.Product(), 0, TypeError, "Product has no reference items"),
+        (mid.Translation(), "Ann", TypeError, r"got 'Ann': a section does not know names, use names.index"),
+        (mid.Translation(blocks=LABELS), 0, ValueError, "must be a list, one entry per block"),
     ],
 )
 def test_reference_items_that_do_not_fit_are_named(group, index, error, message):

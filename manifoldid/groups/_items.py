@@ -6,13 +6,13 @@ therefore a matter of `Measure` alone: it adds its sums over the `Shards` that t
 
 import copy
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from manifoldid.groups.base import GaugeGroup
-from manifoldid.points import Point, Shards, Weights, concrete, first, item_weights
+from manifoldid.points import Point, Shards, Weights, concrete, first, is_dict, item_weights
 
 
 class Partition:
@@ -49,7 +49,13 @@ def block_labels(labels: object, name: str = "blocks") -> Tensor | None:
     """
     if labels is None:
         return None
-    tensor = torch.as_tensor(labels)
+    try:
+        tensor = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:  # strings, a Categorical
+        raise TypeError(
+            f"`{name}` must be integer labels, one per item, got {type(labels).__name__} of something else; "
+            "pandas.factorize(labels)[0] makes integers of names"
+        ) from error
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"`{name}` must be integer labels, one per item, got dtype {tensor.dtype}")
     if tensor.ndim != 1:
@@ -230,12 +236,13 @@ class ItemGroup(GaugeGroup):
         Raises:
             ValueError: The number of labels is not the number of items.
         """
-        x = super().validate(x, name)
-        if not isinstance(x, Tensor):
+        if is_dict(x) and len(x):
+            block = next(iter(x.keys()))
             raise ValueError(
-                f"`{name}` of {type(self).__name__} must be a tensor, got a dict with the blocks {sorted(x.keys())}; "
-                f"say which block it acts on: mid.Product({next(iter(x.keys()))}={self!r})"
+                f"`{name}` of {type(self).__name__} must be a tensor, got a dict with the blocks {sorted(x.keys())}; say which "
+                f"block it acts on: as a group mid.Product({block}={self!r}), as a section {{{block!r}: mid.Reference(...)}}"
             )
+        x = cast(Tensor, super().validate(x, name))
         if self.blocks is not None and x.shape[-1] != self.blocks.shape[0]:
             raise ValueError(
                 f"`blocks` has {self.blocks.shape[0]} labels and `{name}` has {x.shape[-1]} items (shape {tuple(x.shape)})"

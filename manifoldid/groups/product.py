@@ -180,6 +180,20 @@ class Product(GaugeGroup):
         regular = torch.cat([_mask(group, form) for group, _, form in forms], dim=-1)
         return Canonical(_with(x, {of: form.point for _, of, form in forms}), xi, regular)
 
+    def reference_frame(self, x: Point, index: Any) -> Canonical:
+        """There is none; see `GaugeGroup.reference_frame`.
+
+        Raises:
+            TypeError: A section of a product is a dict of sections.
+        """
+        name, group = next(iter(self.by_block.items()), ("block", None))
+        raise TypeError(
+            "Product has no reference items; its blocks have: hand in a dict as `section`, "
+            f"{{{name!r}: mid.Reference(mid.{group!r}, index)}}"
+            if group is not None
+            else "Product has no reference items; use mid.Section(group), or a dict of the sections of single blocks"
+        )
+
     def geometry(self, weights: Weights = None) -> "ProductGeometry":
         return ProductGeometry(self, weights)
 

@@ -26,6 +26,8 @@ def reference_items(group: ItemGroup, index: Any, items: int, each: int) -> list
         )
     if isinstance(index, Tensor):
         index = index.tolist()
+    if group.block_count > 1 and not isinstance(index, (list, tuple)):
+        raise ValueError(f"`index` of Reference must be a list, one entry per block of {group!r}, got {index!r}")
     entries = [index] if group.block_count == 1 and not _is_nested(index, each) else list(index)
     entries = [tuple(entry) if isinstance(entry, (tuple, list)) else (entry,) for entry in entries]
     wanted = "one item" if each == 1 else f"{each} items (i, j)"
@@ -36,7 +38,8 @@ def reference_items(group: ItemGroup, index: Any, items: int, each: int) -> list
     for entry in entries:
         for item in entry:
             if not isinstance(item, int) or isinstance(item, bool):
-                raise TypeError(f"`index` of Reference must be made of integers, got {item!r}")
+                name = ": a section does not know names, use names.index(...)" if isinstance(item, str) else ""
+                raise TypeError(f"`index` of Reference must be made of integers, got {item!r}{name}")
             if not -items <= item < items:
                 raise ValueError(f"`index` of Reference is {item}, but the point has {items} items")
         if len({item % items for item in entry}) < each:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from manifoldid.errors import NotEstimableError
 from manifoldid.groups.base import GaugeGroup
-from manifoldid.inference.contrast import Contrast, correlation_of
+from manifoldid.inference.contrast import Contrast, correlation_of, half_of
 from manifoldid.inference.information import DenseInverse, InverseInformation, jacobian
+from manifoldid.inference.linear import Linear, as_function
 from manifoldid.inference.names import Names, checked_names, chosen_names, item_labels, real_shape
 from manifoldid.inference.pairwise import PairwiseContrasts
 from manifoldid.inference.pools import differences, pools_of
@@ -38,14 +39,21 @@ class Estimate:
         group: Its gauge.
         weights: Item weights of the canonical section.
         names: What items are called, by block ('' for a tensor point); blocks without names are left out.
+        origin: Where the standard errors come from, in words: observed information, sandwich or scores.
     """
 
     def __init__(
-        self, point: Any, group: GaugeGroup, weights: Weights, inverse: InverseInformation, names: Names = None
+        self,
+        point: Any,
+        group: GaugeGroup,
+        weights: Weights,
+        inverse: InverseInformation,
+        names: Names = None,
+        origin: str = "",
     ):
         self.point, self.group, self.weights = point, group, weights
         self.names = checked_names(names, point)
-        self._inverse = inverse
+        self._inverse, self.origin = inverse, origin
 
     def __repr__(self) -> str:
         shapes = {name or "point": tuple(t.shape) for name, t in blocks_of(self.point).items()}
@@ -86,21 +94,53 @@ class Estimate:
         """Standard errors on a section, shaped like the point. Errors as in `estimate`."""
         return unflatten(self._full(section).diagonal().clamp_min(0).sqrt(), self.point)
 
-    def contrast(self, fn: Callable[[Any], Tensor]) -> Contrast:
-        """A differentiable function of the point that is constant on orbits; returns a number or a vector.
+    def contrast(self, fn: Linear, minus: str | int | None = None, block: str | None = None) -> Contrast:
+        """A differentiable function of the point that is constant on orbits.
+
+        Args:
+            fn: The function, which returns a number or a vector; or coefficients, (n,) or (k, n) for k contrasts, which sum to 0 over
+                what moves together; or the name or index of an item.
+            minus: The item that is subtracted, if `fn` is one.
+            block: Of a dict point: the block of these coefficients or items.
 
         Raises:
+            TypeError: `fn` and `minus` do not fit together.
             NotEstimableError: `fn` sees the gauge.
-            ValueError: `fn` returns a matrix, or has no autograd graph to the point.
+            ValueError: `fn` returns a matrix, has no autograd graph to the point, or names no item; or `block` is needed.
         """
+        fn = as_function(fn, minus, lambda: item_labels(self.names, *self._chosen(block)), self._taker(block))
         self._check(fn, "`fn`")
         value = torch.as_tensor(fn(self.point)).detach()
         if value.ndim > 1:
-            raise ValueError(f"`fn` must return a number or a vector, got shape {tuple(value.shape)}")
+            raise ValueError(
+                f"`fn` must return a number or a vector, got shape {tuple(value.shape)}; use .flatten(), or pairwise()"
+            )
         rows = jacobian(
             lambda v: torch.as_tensor(fn(unflatten(v, self.point))).reshape(-1), flatten(self.point), "`fn`"
         )
         return Contrast(value, self._inverse.times(rows) @ rows.mT)
+
+    def sample(self, size: int, generator: torch.Generator | None = None, section: SectionLike = None) -> Any:
+        """Draws of the estimator's normal approximation on a section, (size, *point): for ranks and other functions without a derivative.
+
+        The covariance on a section is singular; the draws are in its range, so that what the section fixes is fixed in all of them.
+        Errors as in `covariance`.
+
+        Args:
+            size: How many.
+            generator: None is a private one seeded 0.
+            section: Where to draw; contrasts of the draws do not depend on it under translations.
+
+        Raises:
+            ValueError: `size` is below 1.
+        """
+        if size < 1:
+            raise ValueError(f"`size` must be at least 1, got {size}")
+        half = half_of(self._full(section).double())
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        noise = torch.randn(size, half.shape[-1], generator=generator, device=generator.device, dtype=torch.float64)
+        middle = flatten(self.estimate(section))
+        return unflatten(middle + (noise.to(half) @ half.mT).to(middle), self.point)
 
     def quasi_variances(self, block: str | None = None, section: SectionLike = None) -> QuasiVariances:
         """Quasi-variances of the point or of a block; errors as in `covariance` and `mid.quasi_variances`.
@@ -139,7 +179,9 @@ class Estimate:
         scores = flatten(self.estimate(section))[start:stop]
         return PairwiseContrasts(scores, self.covariance(block, section), item_labels(self.names, of, shape), pools)
 
-    def table(self, names: Names = None, section: SectionLike = None, block: str | None = None) -> list[dict[str, Any]]:
+    def table(
+        self, names: Names = None, section: SectionLike = None, block: str | None = None, sort: bool = False
+    ) -> list[dict[str, Any]]:
         """One row per number, for `pandas.DataFrame(...)`: item, estimate, standard_error, quasi_standard_error.
 
         A point of several blocks has one more column, `block`, unless one is chosen. Quasi-standard errors are there for blocks that
@@ -149,6 +191,7 @@ class Estimate:
             names: One name per item (of the chosen block), or a dict from block to names; default those given to `infer`.
             section: Where to report.
             block: One block only.
+            sort: Whether the largest estimate comes first (block by block); else items keep their order.
 
         Raises:
             TypeError: `names` is text or no list.
@@ -159,6 +202,9 @@ class Estimate:
             UserWarning: A quasi-variance is negative: its standard error is nan.
         """
         rows, quasi = self._rows(names, section, block)
+        if sort:
+            place = {of: k for k, of in enumerate(blocks_of(self.point))}
+            rows.sort(key=lambda row: (place.get(row.get("block", ""), 0), -row["estimate"]))
         _warn(quasi.values(), stacklevel=3)
         return rows
 
@@ -205,9 +251,11 @@ class Estimate:
         if event_numel(self.point) > _SHOWN:
             return f"{self!r}: too large to print, ask for contrasts: contrast(fn)"
         rows, quasi_of = self._rows(None, None, None)
+        for row in rows:
+            row["item"] = "" if row["item"] == row.get("block") else row["item"]  # a single number is its block
         keys = [key for key in ("block", "item") if key in rows[0]]
         columns = [*map(Column, keys), Column("estimate", "standard_error"), Column("standard_error")]
-        notes = []
+        notes = [f"Standard errors: {self.origin}."] if self.origin else []
         if quasi_of:
             columns.append(Column("quasi_standard_error", "standard_error"))
         for of, (quasi, labels) in quasi_of.items():
@@ -244,6 +292,9 @@ class Estimate:
         inverse = self._inverse.dense() if start is None else None
         rows = jacobian(lambda v: flatten(move(unflatten(v, self.point)))[start:stop], flatten(self.point), "`section`")
         return (self._inverse.times(rows) if inverse is None else rows @ inverse) @ rows.mT
+
+    def _taker(self, block: str | None) -> Callable[[Any], Tensor]:
+        return lambda x: blocks_of(x)[self._chosen(block)[0]]
 
     def _range(self, block: str | None) -> tuple[int, int]:
         blocks = blocks_of(self.point)

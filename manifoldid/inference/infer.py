@@ -70,7 +70,8 @@ def infer(
     kind = information or ("observed" if nll_terms is None else "sandwich")
     scores = Scores(nll, nll_terms, x) if nll_terms is not None else None
     inverse_of = _dense if event_numel(x) <= _DENSE else _matrix_free
-    return Estimate(x, group, weights, inverse_of(nll, x, group, weights, called, kind, scores), names)
+    origin = "observed information" if kind == "observed" or scores is None else f"{kind} over {len(scores):,} terms"
+    return Estimate(x, group, weights, inverse_of(nll, x, group, weights, called, kind, scores), names, origin)
 
 
 def _dense(

@@ -55,7 +55,7 @@ def rendered(
     cut = len(rows) > _ROWS
     for k, row in enumerate(rows):
         if cut and k == _ROWS // 2:
-            table.add_row(Text(f"... {len(rows) - 2 * (_ROWS // 2)} more"))
+            table.add_row(Text(f"... {len(rows) - 2 * (_ROWS // 2)} more, all in .table()"))
         if not cut or k < _ROWS // 2 or k >= len(rows) - _ROWS // 2:
             table.add_row(*(Text(_shown(row.get(column.key), decimals[column.key])) for column in columns))
     buffer = StringIO()

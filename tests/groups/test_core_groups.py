@@ -464,6 +464,7 @@ def test_non_finite_points_are_refused(name, value):
     ("make", "error", "message"),
     [
         (lambda: mid.Translation(blocks=torch.tensor([0.0, 1.0])), TypeError, "`blocks` must be integer labels"),
+        (lambda: mid.Translation(blocks=["A", "B"]), TypeError, "pandas.factorize"),
         (
             lambda: mid.Affine(blocks=torch.zeros(2, 2, dtype=torch.long)),
             ValueError,

@@ -97,6 +97,52 @@ def test_rows_of_a_batch_are_pools(plain):
     assert estimate.pairwise().value[0, 4].isnan()
 
 
+def test_items_and_coefficients_are_contrasts(plain, blocks):
+    wanted = plain.contrast(lambda x: x[1] - x[3])
+    named = fitted(nll, torch.zeros(4, dtype=F64), mid.Translation(), names=NAMES)
+    for contrast in (
+        named.contrast("Bob", "Dan"),
+        named.contrast(1, minus=-1),
+        blocks.contrast("Bob", "Dan", block="skill"),
+        plain.contrast(torch.tensor([0, 1, 0, -1])),
+    ):
+        assert float(contrast.standard_error) == pytest.approx(float(wanted.standard_error), rel=1e-6)
+    assert plain.contrast(torch.tensor([[0, 1, 0, -1], [1, 0, -1, 0]])).value.shape == (2,)
+    with pytest.raises(mid.NotEstimableError, match="not constant on the orbits"):
+        plain.contrast(torch.tensor([0, 1, 0, 0]))
+    for wrong, message in (("Eve", "`minus` must be the name or index of an item"), (4, "`minus` must be the name")):
+        with pytest.raises(ValueError, match=message):
+            named.contrast("Ann", wrong)
+    with pytest.raises(ValueError, match="4 coefficients"):
+        plain.contrast(torch.ones(3))
+    with pytest.raises(TypeError, match="with `minus` another one"):
+        named.contrast("Ann")
+    with pytest.raises(ValueError, match=r"pairwise\(\)"):
+        plain.contrast(lambda x: x[:, None] - x)
+
+
+def test_draws_have_the_moments_of_the_estimate_and_stay_on_the_section(plain, blocks):
+    draws = plain.sample(20_000)
+    spread = draws.T.cov()
+    errors = plain.standard_errors()
+    # a covariance of 20,000 draws is off by no more than 5 / sqrt(20,000) of the product of two deviations
+    assert ((spread - plain.covariance()).abs() < 0.04 * errors * errors[:, None]).all()
+    assert ((draws.mean(0) - plain.estimate()).abs() < 0.04 * errors).all()
+    torch.testing.assert_close(draws.mean(1), torch.zeros(20_000, dtype=F64), rtol=0, atol=1e-12)
+    anchored = plain.sample(5, section=mid.Reference(mid.Translation(), 0))
+    assert anchored[:, 0].abs().max() < 1e-12
+    assert torch.equal(plain.sample(5), plain.sample(5))
+    assert blocks.sample(3)["skill"].shape == (3, 4)
+    with pytest.raises(ValueError, match="`size` must be at least 1"):
+        plain.sample(0)
+
+
+def test_a_sorted_table_begins_with_the_best(plain):
+    scores = [row["estimate"] for row in plain.table(sort=True)]
+    assert scores == sorted(scores, reverse=True)
+    assert [row["item"] for row in plain.table()] == [0, 1, 2, 3]
+
+
 def test_adjusted_p_values_are_those_of_the_intervals(plain):
     pairs = plain.pairwise()
     p = pairs.adjusted_p_values()
