@@ -113,8 +113,8 @@ class Contrast:
         if bool((along[~cut].abs() > tolerance).any()):
             raise ValueError(
                 f"`null` contradicts {int((~cut).sum())} linear relation(s) that the contrasts obey exactly (x - y, y - z and x - z "
-                "cannot all be 1), or that an ensemble has because it has fewer members than contrasts; choose a null value that obeys "
-                "them, fewer contrasts, or more members"
+                "cannot all be 1), or that come from too small a sample: an ensemble with fewer members, or a sandwich with fewer "
+                "terms (clusters), than contrasts; choose a null value that obeys them, fewer contrasts, or a larger sample"
             )
         statistic, freedom = float((along[cut].square() / values[cut]).sum()), int(cut.sum())
         tail = torch.special.gammaincc(torch.tensor(freedom / 2).double(), torch.tensor(statistic / 2).double())

@@ -1,5 +1,6 @@
 """Uncertainty of an estimate that does not depend on the gauge: observed information on the quotient."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from manifoldid.errors import NotConvergedError, NotIdentifiableError
 from manifoldid.groups.base import GaugeGroup
+from manifoldid.groups.orbit import zero_coordinates
 from manifoldid.inference.estimate import Estimate
 from manifoldid.inference.identify import column_space, complement, null_message, vertical_rows
 from manifoldid.inference.information import DenseInverse, products_of
@@ -47,21 +49,30 @@ def infer(
         nll: Negative log-likelihood of all the data, the sum.
         point: Where it is smallest, in any gauge (`fit(...).point`).
         group: What leaves `nll` unchanged; verified first.
-        weights: Item weights of the canonical section.
-        nll_terms: The terms of `nll` as a vector, one per independent observation.
+        weights: Item weights of the canonical section: who defines the origin. Weights of cases go into `nll`.
+        nll_terms: The terms of `nll` as a vector, one per independent observation. A cell of counts is not one observation: expand
+            it to its games. Observations that are not independent (games of one session) are summed to one term per cluster,
+            `torch.zeros(n).index_add(0, session, terms)`; nothing is corrected for few clusters (no G / (G - 1)).
         names: What the items are called in tables, pictures and errors: a list, or for dict points a dict from block to list.
         information: "observed", the inverse Hessian; "sandwich" (HC0), robust to misspecified variances; or "scores", the inverse of the
             sum of outer products of scores (BHHH). The default is the sandwich where `nll_terms` are given, else observed.
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: `nll` is not finite, not scalar or not attached, `nll_terms` does not sum to it, or `information` is unknown.
+        ValueError: `nll` is not finite, not scalar or not attached, `nll_terms` does not sum to it or is a single term, or
+            `information` is unknown.
         NotInvariantError: `nll` sees the gauge.
         NotIdentifiableError: It has null directions beyond the gauge.
         NotConvergedError: `point` is no minimum.
+
+    Warns:
+        UserWarning: There are no more terms than free numbers: the sandwich is singular.
     """
     if information not in (None, "observed", "sandwich", "scores"):
-        raise ValueError(f"`information` must be 'observed', 'sandwich' or 'scores', got {information!r}")
+        raise ValueError(
+            f"`information` must be 'observed', 'sandwich' (robust standard errors) or 'scores', got {information!r}; the expected "
+            "information is not offered"
+        )
     if information in ("sandwich", "scores") and nll_terms is None:
         raise ValueError(f"`nll_terms` must be given for {information!r} information: the terms of `nll` as a vector")
     x = prepared(point, group, weights, "point")
@@ -69,9 +80,26 @@ def infer(
     check_likelihood(nll, x, group)
     kind = information or ("observed" if nll_terms is None else "sandwich")
     scores = Scores(nll, nll_terms, x) if nll_terms is not None else None
+    if scores is not None and kind != "observed":
+        _check_terms(len(scores), event_numel(x) - zero_coordinates(group, x).numel(), kind)
     inverse_of = _dense if event_numel(x) <= _DENSE else _matrix_free
     origin = "observed information" if kind == "observed" or scores is None else f"{kind} over {len(scores):,} terms"
     return Estimate(x, group, weights, inverse_of(nll, x, group, weights, called, kind, scores), names, origin)
+
+
+def _check_terms(terms: int, free: int, kind: str) -> None:
+    """Warns, or raises, where there are too few terms for the spread of their scores to have full rank: at the estimate they sum to 0."""
+    if terms > free:
+        return
+    few = f"`nll_terms` has {terms} terms for {free} free numbers, so that the {kind} information is singular"
+    if kind == "scores":
+        raise ValueError(f"{few}; use information='observed', or more terms (clusters)")
+    warnings.warn(
+        f"{few}: some contrasts get a standard error of 0 and many too small a one; there are no quasi-variances and no Wald test of "
+        "all items. Use information='observed', or more terms (clusters)",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _dense(

@@ -1,10 +1,12 @@
 """What items are called: in tables, pictures and errors."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from manifoldid.errors import listed
 from manifoldid.points import Point, blocks_of
 
 Names = Sequence[object] | Mapping[str, Sequence[object]] | None
@@ -14,8 +16,8 @@ def checked_names(names: Names, x: Point) -> dict[str, list[str]]:
     """Names by block ('' for a tensor point), one per item (first dimension) of `x`; blocks may be left out.
 
     Raises:
-        TypeError: `names` is text or no sequence.
-        ValueError: A block is unknown, or a list has the wrong length.
+        TypeError: `names` is text, a set or no sequence.
+        ValueError: A block is unknown, a list has the wrong length, or a name occurs twice.
     """
     if names is None:
         return {}
@@ -26,9 +28,7 @@ def checked_names(names: Names, x: Point) -> dict[str, list[str]]:
         names = {next(iter(blocks)): names}
     unknown = [block for block in names if block not in blocks]
     if unknown and "" in blocks:
-        raise ValueError(
-            f"`names` must be a list, one name per item: `names` speaks of blocks that the point does not have, a tensor; got {unknown}"
-        )
+        raise ValueError(f"`names` of a tensor point must be a list, one name per item, got a dict from {unknown}")
     if unknown:
         raise ValueError(f"`names` speaks of blocks that the point does not have: {unknown}; it has {list(blocks)}")
     return {block: _checked(of, blocks[block].shape, block) for block, of in names.items()}
@@ -45,10 +45,15 @@ def _checked(names: Sequence[object], shape: torch.Size, block: str) -> list[str
     label = f"names[{block!r}]" if block else "names"
     if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__"):
         raise TypeError(f"`{label}` must be a list with one name per item, got {type(names).__name__}")
+    if isinstance(names, (set, frozenset)):
+        raise TypeError(f"`{label}` must be a list, in the order of the items: a set has none; use sorted(names)")
     found = [str(name) for name in names]
     items = shape[0] if shape else 1
     if len(found) != items:
         raise ValueError(f"`{label}` must have one name per item, {items}, got {len(found)}")
+    twice = [name for name, count in Counter(found).items() if count > 1]
+    if twice:
+        raise ValueError(f"`{label}` must tell items apart, but names several items {listed(twice)}")
     return found
 
 

@@ -122,7 +122,8 @@ def refusal(covariance: Tensor, called: Sequence[object], pools: Tensor | None =
     return (
         f"`covariance` is rank-deficient: {int(null.sum())} of its {n - 1} contrasts have no variance ("
         f"{_sides(basis @ vectors[:, null], called)}; smallest eigenvalue {float(values[0]):.1e}, largest {float(values[-1]):.1e}). "
-        "Leave out items that are fixed or belong to another component, or use a larger sample"
+        "Leave out items that are fixed or belong to another component, or use a larger sample: an ensemble needs more members than items, "
+        "a sandwich more terms (clusters) than free numbers"
     )
 
 

@@ -78,18 +78,20 @@ def who_runs_away(model: LocalModel, u: Tensor, names: Mapping[str, Sequence[str
         u: The direction of recession.
         names: What items are called, by block.
     """
-    who = []
+    who, several = [], 0
     u = _logarithmic(model, u)
     for name, t in blocks_of(unflatten(u, model.x)).items():
         rest = t.abs() if t.ndim == 0 or t.numel() < 3 else (t - t.median()).abs()
         far = (rest > 0.3 * float(u.abs().max())).nonzero().tolist()
         if far:
             items = f"items {listed([item_label(names, name, entry) for entry in far])}" if t.ndim else ""
-            block = f"block {name!r}" if name else ""
-            who.append(" of ".join(part for part in (items, block) if part))
+            of = f"block {name!r}" if name else "the point"
+            who.append(f"{items} of {of}" if items and name else items or f"the numbers of {of}")
+            several += len(far)
     return (
-        f"`nll` has no minimum: it keeps decreasing while {' and '.join(who) or 'the point'} run away to infinity "
-        "(separation: an item that always or never wins, a class that a feature separates). Leave these out, collect data that "
+        f"`nll` has no minimum: it keeps decreasing while {' and '.join(who) or 'the point'} run away "
+        "to infinity (separation: an item that always or never wins, a class that a feature separates"
+        f"{'; or `nll` is a log-likelihood, with the sign missing' if several > 1 else ''}). Leave these out, collect data that "
         "contradict it, or put a prior into `nll` on mid.Section(group)(x)"
     )
 

@@ -22,7 +22,7 @@ class Scores:
 
     Raises:
         TypeError: `nll_terms` cannot be called.
-        ValueError: It returns no vector, is not finite, has no graph, or does not sum to `nll`.
+        ValueError: It returns no vector, a single term, is not finite, has no graph, or does not sum to `nll`.
     """
 
     def __init__(self, nll: Likelihood, nll_terms: Callable[[Any], Tensor], x: Point):
@@ -34,6 +34,10 @@ class Scores:
         if not isinstance(terms, Tensor) or terms.ndim != 1:
             raise ValueError(
                 f"`nll_terms` must return a vector, one term per observation, got {getattr(terms, 'shape', terms)}"
+            )
+        if len(terms) == 1:
+            raise ValueError(
+                "`nll_terms` must return a term for every independent observation or cluster, got 1 term: one has no spread"
             )
         if not terms.requires_grad:
             raise ValueError("`nll_terms` has no autograd graph to the point: detach(), numpy or no_grad() cuts it")
@@ -47,6 +51,9 @@ class Scores:
         with torch.enable_grad():  # linear in `dual`, so that its derivative is the product with S itself
             self._dual = torch.zeros_like(terms).requires_grad_()
             self._pulled = torch.autograd.grad(terms, self._leaf, self._dual, create_graph=True)[0]
+
+    def __len__(self) -> int:
+        return len(self._terms)
 
     def times(self, v: Tensor) -> Tensor:
         """S v, one number per observation."""

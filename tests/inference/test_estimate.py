@@ -168,7 +168,9 @@ def test_the_section_of_a_table_moves_estimates_and_errors_but_not_quasi_errors(
     [
         (["a"], ValueError, "`names` must have one name per item, 4, got 1"),
         ("abcd", TypeError, "`names` must be a list with one name per item, got str"),
-        ({"skill": NAMES}, ValueError, "blocks that the point does not have"),
+        ({"skill": NAMES}, ValueError, "of a tensor point must be a list"),
+        (set(NAMES), TypeError, "names"),
+        (["a", "b", "a", "c"], ValueError, "names several items a$"),
     ],
 )
 def test_wrong_names_are_refused(plain, names, error, message):

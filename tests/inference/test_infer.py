@@ -1,5 +1,7 @@
 """infer: uncertainty on the quotient."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -51,6 +53,33 @@ def test_the_sandwich_is_the_product_of_its_three_parts():
     torch.testing.assert_close(robust, bread @ scores.mT @ scores @ bread, rtol=0, atol=1e-9)
     with pytest.raises(ValueError, match="sum"):
         mid.infer(nll, point, mid.Translation(), nll_terms=lambda x: terms(x) / 6)
+
+
+@pytest.mark.filterwarnings("default")
+def test_too_few_clusters_are_refused_or_warned_of():
+    group = mid.Translation()
+    point = mid.fit(nll, torch.zeros(4, dtype=F64), group).point
+
+    def clustered(clusters):
+        return lambda x: torch.zeros(clusters, dtype=F64).index_add(0, torch.arange(6) % clusters, terms(x))
+
+    with pytest.raises(ValueError, match="got 1 term: one has no spread"):
+        mid.infer(nll, point, group, nll_terms=clustered(1))
+    with pytest.warns(UserWarning, match="3 terms for 3 free numbers"):
+        few = mid.infer(nll, point, group, nll_terms=clustered(3))
+    with pytest.raises(ValueError, match="a sandwich more terms"):
+        few.quasi_variances()
+    with pytest.raises(ValueError, match="3 terms for 3 free numbers"):
+        mid.infer(nll, point, group, nll_terms=clustered(3), information="scores")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mid.infer(nll, point, group, nll_terms=clustered(3), information="observed")
+        mid.infer(nll, point, group, nll_terms=terms)
+
+
+def test_a_likelihood_with_the_wrong_sign_is_suspected():
+    with pytest.raises(mid.UnboundedEstimateError, match="or `nll` is a log-likelihood, with the sign missing"):
+        mid.fit(lambda x: -nll(x), torch.arange(4, dtype=F64), mid.Translation())
 
 
 def test_what_sees_the_gauge_is_refused(estimate):
