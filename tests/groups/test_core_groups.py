@@ -504,7 +504,7 @@ def test_wrong_arguments_of_groups_are_named(annotations_unchecked, make, error,
             mid.Translation(),
             {"a": torch.ones(3)},
             ValueError,
-            r"say which block it acts on: mid.Product\(a=Translation\(\)\)",
+            r"say which block it acts on: as a group mid.Product\(a=Translation\(\)\)",
         ),
         (
             mid.Affine(blocks=torch.tensor([0, 0, 1, 1])),
