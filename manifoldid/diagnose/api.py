@@ -32,6 +32,7 @@ from manifoldid.diagnose.strategy import search_closed_forms
 _LARGE = 600  # parameters beyond which derivatives are never matrices
 _MOVES = 1e-6  # relative change under a finite move that shows that a null direction is no gauge
 
+_JUMPS = 1e-3  # the same of a field that is itself only as good as the null spaces it was made from
 _MOST_INTEGRATED = 2  # unnamed fields whose flows are integrated, a null space at every step
 _DRAWS = 20  # random points at which a model without derivatives is watched
 
@@ -161,7 +162,7 @@ def _generators(
         else:
             error, complete = together or finite_moves(probe, field, points)
         text = formula(field, labels)
-        if error > _MOVES:
+        if error > (_MOVES if field.closed_form else _JUMPS):
             lost.append(text)
             continue
         kept.append(field)

@@ -69,7 +69,7 @@ class Search:
 
     def add_constants(self) -> None:
         """Finds all constant fields."""
-        points = self.nulls.regular(4)
+        points = self.nulls.regular(max(4, -(-self.nulls.probe.size // max(self.nulls.rank, 1)) + 3))
         space = points[0].null
         for p in points[1:]:
             if space.shape[1] == 0:
@@ -85,8 +85,8 @@ class Search:
 
     def add_along_axes(self, like: Point) -> int:
         """Adds fields along the axes of the blocks that are new at generic points; returns how many."""
-        probe, points = self.nulls.probe, self.nulls.regular(3)
         count = AxisFields.functionals_wanted(like)
+        probe, points = self.nulls.probe, self.nulls.regular(max(3, -(-count // max(self.nulls.rank, 1)) + 1))
         rows = []
         for p in points:
             mix = torch.randn(count, len(p.seen), generator=probe.generator, dtype=torch.float64)
@@ -165,9 +165,7 @@ class Search:
 
     def _holds(self, found: ClosedField, terms: int) -> bool:
         """Whether the field is short, and vertical at points that had no part in finding it."""
-        if found.is_affine:
-            return True
-        if terms > 4 * int(found.moved_rows().sum()) + 4:
+        if not found.is_affine and terms > 4 * int(found.moved_rows().sum()) + 4:
             return False  # a fit and no formula
         for p in self.fresh_points():
             velocity = found(p.x) / self.nulls.scale

@@ -12,6 +12,7 @@ from manifoldid.diagnose.probe import Probe
 _SHORT = (0.2, -0.2, 0.5)  # in units of the time in which the field moves a point by its own size
 _LONG = (4.0, -4.0)  # in units of the time in which the velocity changes by its own size
 _INTEGRATED = 300  # coordinates beyond which fields without a formula are not integrated
+_STRAIGHT = 1e-5  # of the size of a point: the cube of it and rounding over it are both below 1e-9
 _FAR = 1e8  # how many times its size a point may grow before overflow is nobody's fault
 
 
@@ -72,9 +73,10 @@ def finite_moves(probe: Probe, field: Field, points: list[Tensor]) -> tuple[floa
 
 def straight_move(probe: Probe, field: Field, x: Tensor) -> float:
     """The relative change of predictions along a small straight step, beyond what its curvature explains."""
-    step = 1e-4 * natural_time(field, x) * field(x)
+    velocity = field(x)
+    step = _STRAIGHT * float(x.norm() + 1e-3) / float(velocity.norm().clamp_min(1e-300)) * velocity
     ahead, behind = probe.values(x + step), probe.values(x - step)
-    return float((ahead - behind).abs().max() / 2e-4 / probe.values(x).abs().max().clamp_min(1e-300))
+    return float((ahead - behind).abs().max() / (2 * _STRAIGHT) / probe.values(x).abs().max().clamp_min(1e-300))
 
 
 def _long_move(probe: Probe, field: Field, x: Tensor, before: Tensor, time: float) -> float:

@@ -16,6 +16,8 @@ MOST_BRACKETS = 40  # fields whose structure constants are computed; more are na
 
 def structure_of(search: Search) -> Algebra:
     """The structure constants; of many fields only whether they commute for a simple reason."""
+    if not all(f.closed_form for f in search.fields):
+        return Algebra(torch.zeros(0, 0, 0, dtype=torch.float64), math.inf)
     if len(search.fields) <= MOST_BRACKETS:
         return close(search)
     return Algebra(torch.zeros(0, 0, 0, dtype=torch.float64), 0.0 if _commute(search.fields) else math.inf)

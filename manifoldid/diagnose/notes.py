@@ -26,7 +26,7 @@ def notes_of(probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain:
         _singular(d),
         "" if certain else _UNCERTAIN,
         _unnamed(d, closed),
-        _INCOMPLETE if any(not g.complete for g in d.generators) else "",
+        _INCOMPLETE if any(g.closed_form and not g.complete for g in d.generators) else "",
     ]
     return tuple(note for note in found if note)
 
@@ -45,6 +45,11 @@ def _too_few_outputs(probe: Probe) -> str:
     outputs = probe.outputs.numel()
     if outputs >= probe.size:
         return ""
+    if outputs == 1:
+        return (
+            f"`predict` returns one number for {probe.size} parameters and so determines one direction at most: if it is a loss, "
+            "return what the loss is made of (margins, probabilities, means), one number for each observation"
+        )
     return (
         f"`predict` returns {outputs} numbers for {probe.size} parameters, so at least {probe.size - outputs} directions "
         "are unseen whatever the model: return predictions at more inputs to tell the design from the model"

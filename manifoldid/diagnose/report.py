@@ -59,7 +59,7 @@ def _shortened(texts: list[str]) -> list[str]:
 def _generators(d: Diagnosis) -> list[str]:
     texts = []
     for g in d.generators:
-        note = "" if g.complete else "  [leaves the domain in finite time]"
+        note = "" if g.complete or not g.closed_form else "  [leaves the domain in finite time]"
         texts.append(f"{g.name}: {g.formula}{note}")
     return _shortened(texts)
 

@@ -306,3 +306,20 @@ def test_large_models_are_matrix_free():
     diagnosis = diagnose(predict, torch.zeros(n, dtype=F64))
     assert (diagnosis.dim, diagnosis.algebra) == (2, "R^2")
     assert isinstance(diagnosis.group, Translation)
+
+
+def test_a_loss_that_is_one_number_determines_one_direction():
+    first, second = torch.randint(9, (2, 40), generator=torch.Generator().manual_seed(0))
+    loss = lambda x: -torch.nn.functional.logsigmoid(x[first] - x[second]).sum()  # noqa: E731
+    diagnosis = diagnose(loss, normal(9))
+    assert (diagnosis.dim, diagnosis.null_dim, diagnosis.identifiable) == (8, 8, False)
+    assert torch.allclose(diagnosis.generators[0].field(normal(9)), torch.ones(9, dtype=F64))
+    assert any("if it is a loss" in note for note in diagnosis.warnings)
+
+
+def test_directions_without_a_closed_form_count_and_are_not_called_singular():
+    # an offset inside a logarithm: L -> L + 1 m' against size -> size exp(-U m), and GL(2)
+    point = {"size": normal(6).exp(), "U": normal(6, 2, seed=1), "L": normal(5, 2, seed=2)}
+    diagnosis = diagnose(lambda p: torch.log(p["size"])[:, None] + p["U"] @ p["L"].T, point)
+    assert (diagnosis.dim, diagnosis.null_dim) == (6, 6)
+    assert not any("singular" in note or "no derivative" in note for note in diagnosis.warnings)
