@@ -237,7 +237,7 @@ def localised(group: GaugeGroup, x: Point, weights: Weights = None) -> Local:
                 own.append(factor)
                 continue
             raise TypeError(
-                f"{factor!r} cannot act on the DTensors {sorted(names)}: it needs all items in one place; gather them first, "
+                f"{factor} cannot act on the DTensors {sorted(names)}: it needs all items in one place; gather them first, "
                 "x.full_tensor()"
             )
         local = localised(factor, x[of], part_of_weights(weights, of))

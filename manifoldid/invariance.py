@@ -66,7 +66,7 @@ def not_invariant(who: str, change: Change, tolerance: float, group: GaugeGroup)
     """The message of a `NotInvariantError`."""
     size = "is no longer finite" if change.relative == float("inf") else f"changes by {change.relative:.1e} relative"
     return (
-        f"{who} is not invariant under {group!r}: it {size} under the {change.generator} (tolerance {tolerance:.0e}). Declare a "
+        f"{who} is not invariant under {group}: it {size} under the {change.generator} (tolerance {tolerance:.0e}). Declare a "
         "smaller gauge, or look for the term that sees it (a prior or penalty on the raw point does: put it on "
         "mid.Section(group)(x), or declare no gauge with mid.Product()); mid.diagnose(fn, point) finds the gauge there is"
     )

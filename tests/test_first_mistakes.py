@@ -10,6 +10,7 @@ SHIFT = mid.Translation()
 X = torch.tensor([0.3, -1.2, 0.8, 0.1, 1.4], dtype=torch.float64)
 WINS = torch.tensor([[0, 3, 2, 4, 1], [2, 0, 1, 2, 2], [3, 4, 0, 3, 2], [1, 3, 2, 0, 2], [4, 3, 3, 3, 0]]).double()
 NETWORK = torch.nn.Linear(3, 1)
+EMBEDDING = torch.nn.Embedding(10, 1)
 
 
 def nll(x):
@@ -95,6 +96,33 @@ MISTAKES = {
         lambda: mid.attach(adam(*NETWORK.parameters()), SHIFT, NETWORK),
         TypeError,
         ["`params`", "Linear", "not rates", "GaugeFix"],
+    ),
+    "all parameters instead of the rates": (
+        lambda: mid.attach(adam(*NETWORK.parameters()), SHIFT, NETWORK.parameters()),
+        TypeError,
+        ["`params`", "model.parameters()", "not rates", "GaugeFix"],
+    ),
+    "a table of one column": (
+        lambda: mid.attach(adam(EMBEDDING.weight), SHIFT, EMBEDDING.weight),
+        mid.DegeneratePointError,
+        ["`params`", "(10, 1)", "parameter (n,)", "table[index]", "nn.Embedding(n, 1)"],
+    ),
+    "a loss instead of a function": (
+        lambda: mid.attach(adam(*NETWORK.parameters()), SHIFT, list(NETWORK.parameters()), loss=X.sum()),
+        TypeError,
+        ["`loss`", "function without arguments", "got Tensor"],
+    ),
+    "every item in a block of its own": (
+        lambda: mid.Section(mid.Translation(blocks=torch.arange(5)))(X),
+        mid.DegeneratePointError,
+        ["every block has one item"],
+    ),
+    "a contrast across many blocks": (
+        lambda: mid.Ensemble(torch.eye(4, 400), mid.Translation(torch.arange(400) // 2)).contrast(
+            lambda x: x[0] - x[2]
+        ),
+        mid.NotEstimableError,
+        ["Translation(400 items in 200 blocks)", "translation of block 0"],
     ),
     "a parameter of another optimiser": (
         lambda: mid.attach(adam(parameter()), SHIFT, parameter()),

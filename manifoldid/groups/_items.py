@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from manifoldid.groups.base import GaugeGroup
+from manifoldid.groups.base import GaugeGroup, code_of
 from manifoldid.points import Point, Shards, Weights, concrete, first, is_dict, item_weights
 
 
@@ -216,6 +216,14 @@ class ItemGroup(GaugeGroup):
         index = rows[""]
         return self if self.blocks is None else self.with_blocks(self.blocks[index.to(self.blocks.device)])
 
+    def __str__(self) -> str:
+        """See the base class; `Translation(417 items in 100 blocks)`."""
+        if self.blocks is None or self.blocks.numel() <= 12:
+            return super().__str__()
+        others = replace(self, blocks=None)  # common_scale
+        words = [f"{self.blocks.numel()} items in {self.block_count} blocks", code_of(others).partition("(")[2][:-1]]
+        return f"{type(self).__name__}({', '.join(word for word in words if word)})"
+
     def measure(self, x: Point, weights: Weights = None) -> Measure:
         """The weighted means over the items of `x`.
 
@@ -240,7 +248,7 @@ class ItemGroup(GaugeGroup):
             block = next(iter(x.keys()))
             raise ValueError(
                 f"`{name}` of {type(self).__name__} must be a tensor, got a dict with the blocks {sorted(x.keys())}; say which "
-                f"block it acts on: as a group mid.Product({block}={self!r}), as a section {{{block!r}: mid.Reference(...)}}"
+                f"block it acts on: as a group mid.Product({block}={self}), as a section {{{block!r}: mid.Reference(...)}}"
             )
         x = cast(Tensor, super().validate(x, name))
         if self.blocks is not None and x.shape[-1] != self.blocks.shape[0]:

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from manifoldid.groups.geometry import Geometry
 
 
+_MOST_IN_CODE, _MOST_IN_WORDS = 1000, 12  # numbers of a tensor that a repr, and a message, writes out
+
+
 class Canonical(NamedTuple):
     """A representative of an orbit and the way to it."""
 
@@ -188,7 +191,7 @@ class GaugeGroup(ABC):
         """
         del shards
         raise TypeError(
-            f"{self!r} cannot act on items that are spread over ranks (Translation, Scaling, PositiveScaling, Affine and products "
+            f"{self} cannot act on items that are spread over ranks (Translation, Scaling, PositiveScaling, Affine and products "
             "of them can): gather the point first, x.full_tensor() of a DTensor"
         )
 
@@ -207,7 +210,7 @@ class GaugeGroup(ABC):
         """
         del rows
         raise TypeError(
-            f"{self!r} cannot act on some items of a point alone, which are what sparse gradients move: use dense gradients "
+            f"{self} cannot act on some items of a point alone, which are what sparse gradients move: use dense gradients "
             "(nn.Embedding(sparse=False))"
         )
 
@@ -251,7 +254,7 @@ class GaugeGroup(ABC):
             missing = [block for block in self.block_names if block not in x]
             if missing:
                 raise ValueError(
-                    f"`{name}` lacks the blocks {listed(missing)} that {self!r} acts on; it has {sorted(x.keys())}"
+                    f"`{name}` lacks the blocks {listed(missing)} that {self} acts on; it has {sorted(x.keys())}"
                 )
         for block, t in blocks_of(x).items():
             if t.ndim < self.event_dim and (not self.block_names or block in self.block_names):
@@ -273,6 +276,10 @@ class GaugeGroup(ABC):
 
     def __repr__(self) -> str:
         return code_of(self) if self.shards is None else f"sharded({code_of(self)})"
+
+    def __str__(self) -> str:
+        """As the repr, with long tensors (block labels) counted instead of listed: for messages."""
+        return code_of(self, _MOST_IN_WORDS) if self.shards is None else f"sharded({code_of(self, _MOST_IN_WORDS)})"
 
 
 def checked(form: Canonical, group: GaugeGroup, x: Point, name: str = "point", defect: str = "defect") -> Canonical:
@@ -341,8 +348,11 @@ def require_group(group: object) -> None:
         raise TypeError(f"`group` must be a gauge group, such as mid.Translation(), got {type(group).__name__}")
 
 
-def check_quotient(group: GaugeGroup, x: Point, name: str = "point") -> None:
-    """Refuses points of which nothing is identifiable.
+_COLUMN = "did you mean over='batch' (GaugeFix), or x.squeeze(-1) with the items last?"
+
+
+def check_quotient(group: GaugeGroup, x: Point, name: str = "point", column: str = _COLUMN) -> None:
+    """Refuses points of which nothing is identifiable; `column` is what to do about one of shape (n, 1).
 
     Raises:
         DegeneratePointError: The group has at least as many dimensions as one point has numbers.
@@ -358,9 +368,14 @@ def check_quotient(group: GaugeGroup, x: Point, name: str = "point") -> None:
         return  # the factors of a product, some of which are here and some are not, are left to themselves
     if dimension and numbers <= dimension:
         shapes = {k: tuple(t.shape) for k, t in mine.items()} if is_dict(x) else tuple(first(x).shape)
+        hint = ""
+        if partition is not None:
+            hint = ": every block has one item" if numbers == group.block_count else ": no block has enough items"
+        elif hasattr(group, "blocks"):  # a group on items, of which there are one or two
+            hint = f"; {column}"
         raise DegeneratePointError(
             f"`{name}` of shape {shapes} has {numbers} number(s) per point and {type(group).__name__} has dimension "
-            f"{dimension}: nothing identifiable is left; did you mean over='batch' (GaugeFix), or x.squeeze(-1) with the items last?"
+            f"{dimension}: nothing identifiable is left{hint}"
         )
 
 
@@ -405,9 +420,9 @@ def _hashable(value: object) -> object:
     return value
 
 
-def code_of(value: object) -> str:
-    """`value` as the code that makes it, fields that are None, False or () left out."""
-    arguments = [f"{key}={_code(item)}" for key, item in _fields(value).items() if not _is_default(item)]
+def code_of(value: object, largest: int = _MOST_IN_CODE) -> str:
+    """`value` as the code that makes it, fields that are None, False or () left out, tensors of more numbers by their shape."""
+    arguments = [f"{key}={_code(item, largest)}" for key, item in _fields(value).items() if not _is_default(item)]
     return f"{type(value).__name__}({', '.join(arguments)})"
 
 
@@ -415,20 +430,20 @@ def _is_default(item: object) -> bool:
     return item is None or item is False or (isinstance(item, tuple) and not item)
 
 
-def _code(item: object) -> str:
+def _code(item: object, largest: int = _MOST_IN_CODE) -> str:
     if isinstance(item, Tensor):
         dtype = "" if item.dtype in (torch.int64, torch.float32) else f", dtype={item.dtype}"
-        if item.numel() > 1000:
+        if item.numel() > largest:
             return f"<tensor of shape {tuple(item.shape)}{dtype}>"
         return f"torch.tensor({item.detach().tolist()}{dtype})"
     if isinstance(item, dict):
-        return "{" + ", ".join(f"{key!r}: {_code(value)}" for key, value in item.items()) + "}"
+        return "{" + ", ".join(f"{key!r}: {_code(value, largest)}" for key, value in item.items()) + "}"
     if isinstance(item, tuple):
-        return "(" + ", ".join(_code(value) for value in item) + ("," if len(item) == 1 else "") + ")"
+        return "(" + ", ".join(_code(value, largest) for value in item) + ("," if len(item) == 1 else "") + ")"
     if isinstance(item, list):
-        return "[" + ", ".join(_code(value) for value in item) + "]"
+        return "[" + ", ".join(_code(value, largest) for value in item) + "]"
     name = getattr(item, "__name__", "").removeprefix("special_")
     for module, prefix in ((torch, "torch."), (torch.special, "torch.special.")):
         if name and getattr(module, name, None) is item:
             return prefix + name
-    return repr(item)
+    return str(item) if isinstance(item, GaugeGroup) and largest < _MOST_IN_CODE else repr(item)

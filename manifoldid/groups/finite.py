@@ -114,7 +114,7 @@ class _Along(_FiniteGroup):
                 )
         sizes = sorted({rows.shape[-2] for rows in self._rows(x)})
         if len(sizes) > 1:
-            raise ValueError(f"`{name}` has blocks of different sizes along `dim` of {self!r}: {sizes}")
+            raise ValueError(f"`{name}` has blocks of different sizes along `dim` of {self}: {sizes}")
         return x
 
     def _dim_of(self, name: str) -> int:

@@ -193,7 +193,7 @@ class GeneralLinear(GaugeGroup):
             return None, None
         if isinstance(weights, Tensor) or set(weights) - set(x.keys()):
             raise ValueError(
-                f"`weights` of {self!r} must be a dict over the blocks {sorted(x.keys())}, got {_kind(weights)}"
+                f"`weights` of {self} must be a dict over the blocks {sorted(x.keys())}, got {_kind(weights)}"
             )
         first, second = (
             item_weights(weights[n], t.shape[-2:-1], t)[:, None] if n in weights else None

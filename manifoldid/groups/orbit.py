@@ -149,7 +149,7 @@ def _newton_path(objective: _Objective, x: Point, zero: Tensor) -> list[Tensor]:
         x = moved(objective.group, step, x)
     if look and not bool((slope.abs().amax(-1) <= eps**0.5 * size).all()):
         raise DegeneratePointError(
-            f"the distance has no minimum on the orbit that Newton's method finds for {objective.group!r}; use "
+            f"the distance has no minimum on the orbit that Newton's method finds for {objective.group}; use "
             "mid.Section(group, at=x0) with a point x0 near your data, and see mid.conformance.check_group(group, sample)"
         )
     return steps
@@ -252,7 +252,7 @@ def undo_by_least_squares(group: GaugeGroup, xi: Tensor, x: Point) -> Point:
     rest = flatten(moved(group, xi, y), ndim) - target
     if concrete(rest) and not bool((rest.abs() <= torch.finfo(rest.dtype).eps ** 0.5 * (1 + target.abs())).all()):
         raise DegeneratePointError(
-            f"`xi` cannot be undone at this point by {group!r}: the action is incomplete there, or `act` is no group action"
+            f"`xi` cannot be undone at this point by {group}: the action is incomplete there, or `act` is no group action"
         )
     return y
 

@@ -41,7 +41,7 @@ class Parts(GaugeGroup):
             )
         missing = sorted(set(group.block_names) - parts.keys())
         if missing or not parts:
-            raise ValueError(f"`parts` lacks the blocks {missing} of {group!r}; it has {sorted(parts)}")
+            raise ValueError(f"`parts` lacks the blocks {missing} of {group}; it has {sorted(parts)}")
         for name, places in parts.items():
             if not isinstance(places, Tensor) or places.dtype != torch.int64:
                 raise TypeError(f"`parts` must be long tensors of places in the vector, got {places!r} for {name!r}")
@@ -135,6 +135,11 @@ class Parts(GaugeGroup):
 
     def __repr__(self) -> str:
         return f"Parts({self.group!r}, {', '.join(f'{name}={_code(places)}' for name, places in self.parts.items())})"
+
+    def __str__(self) -> str:
+        """See the base class."""
+        short = {name: _code(at) if at.numel() <= 12 else f"<{_shape(at)}>" for name, at in self.parts.items()}
+        return f"Parts({', '.join([str(self.group), *map('='.join, short.items())])})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Parts) and self.group == other.group and same_value(self.parts, other.parts)

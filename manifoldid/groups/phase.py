@@ -65,7 +65,7 @@ class Phase(GaugeGroup):
         if not isinstance(x, Tensor):
             raise ValueError(
                 f"`{name}` of {type(self).__name__} must be a tensor, got a dict with the blocks {sorted(x.keys())}; "
-                f"say which block it acts on: mid.Product({next(iter(x.keys()))}={self!r})"
+                f"say which block it acts on: mid.Product({next(iter(x.keys()))}={self})"
             )
         if not x.is_complex():
             raise TypeError(

@@ -79,6 +79,11 @@ class Product(GaugeGroup):
         parts = [repr(group) for group in self.groups] + [f"{name}={group!r}" for name, group in self.by_block.items()]
         return f"Product({', '.join(parts)})"
 
+    def __str__(self) -> str:
+        """See the base class."""
+        parts = [str(group) for group in self.groups] + [f"{name}={group}" for name, group in self.by_block.items()]
+        return f"Product({', '.join(parts)})"
+
     def factors(self) -> list[tuple[GaugeGroup, tuple[str, ...] | str]]:
         return list(self._factors)
 
@@ -97,18 +102,18 @@ class Product(GaugeGroup):
         ndims = {group.batch_ndim(_part(x, of)) for group, of in self._factors}
         if len(ndims) > 1:
             shapes = {name: tuple(x[name].shape) for name in self.block_names}
-            raise ValueError(f"`point` has blocks with different numbers of batch dimensions under {self!r}: {shapes}")
+            raise ValueError(f"`point` has blocks with different numbers of batch dimensions under {self}: {shapes}")
         return ndims.pop() if ndims else 0
 
     def validate(self, x: Any, name: str = "point") -> Point:
         x = as_point(x, name)
         if self._factors and not is_dict(x):
             raise ValueError(
-                f"`{name}` must be a dict with the blocks {', '.join(self.block_names)} of {self!r}, got a tensor"
+                f"`{name}` must be a dict with the blocks {', '.join(self.block_names)} of {self}, got a tensor"
             )
         missing = [block for block in self.block_names if block not in x]
         if missing:
-            raise ValueError(f"`{name}` lacks the blocks {missing} that {self!r} acts on; it has {sorted(x.keys())}")
+            raise ValueError(f"`{name}` lacks the blocks {missing} that {self} acts on; it has {sorted(x.keys())}")
         for group, of in self._factors:
             group.validate(_part(x, of), f"{name}[{of!r}]" if isinstance(of, str) else name)
         return x

@@ -22,7 +22,7 @@ def reference_items(group: ItemGroup, index: Any, items: int, each: int) -> list
     """
     if group.shards is not None:
         raise TypeError(
-            f"Reference needs all items in one place, but those of {group!r} are spread over ranks; use Section"
+            f"Reference needs all items in one place, but those of {group} are spread over ranks; use Section"
         )
     if isinstance(index, Tensor):
         index = index.tolist()

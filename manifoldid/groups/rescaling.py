@@ -88,7 +88,7 @@ class Rescaling(GaugeGroup):
         if not possible:
             shapes = {name: tuple(x[name].shape) for name in self.block_names}
             raise ValueError(
-                f"`point` has blocks of shapes {shapes}, which do not have the same number of units for {self!r}: units are counted "
+                f"`point` has blocks of shapes {shapes}, which do not have the same number of units for {self}: units are counted "
                 "by the first dimension of incoming and the last of outgoing blocks; say otherwise with dims= and event_dims="
             )
         sizes = {x[name].ndim for name in self.block_names}

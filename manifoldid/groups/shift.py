@@ -85,7 +85,7 @@ class Shift(GaugeGroup):
             x[b].ndim - d.ndim for direction in self.directions for b, d in direction.items() if isinstance(d, Tensor)
         }
         if len(given) > 1:
-            raise ValueError(f"`point` has blocks whose batch dimensions do not agree with the directions of {self!r}")
+            raise ValueError(f"`point` has blocks whose batch dimensions do not agree with the directions of {self}")
         if given:
             return given.pop()
         return max(0, min(x[name].ndim for name in self.block_names) - 1)
@@ -209,7 +209,7 @@ class Shift(GaugeGroup):
         unknown = set(by_block) - set(blocks_of(x))
         if unknown or len(columns) != len(self.directions):
             raise ValueError(
-                f"`index` of Reference needs {len(self.directions)} reference item(s), one per direction of {self!r}, got {index!r}"
+                f"`index` of Reference needs {len(self.directions)} reference item(s), one per direction of {self}, got {index!r}"
             )
         return columns
 

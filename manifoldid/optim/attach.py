@@ -2,7 +2,7 @@
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -63,7 +63,7 @@ class Handle:
 
     def __repr__(self) -> str:
         state = "attached" if self.attached else "detached"
-        return f"<{state} {self.group!r} on {len(self._members)} point(s)>"
+        return f"<{state} {self.group} on {len(self._members)} point(s)>"
 
 
 def attach(
@@ -113,6 +113,10 @@ def attach(
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"`optimizer` must be a torch optimiser, got {type(optimizer).__name__}")
     Section(group, weights)  # refuses what is no group
+    if loss is not None and not callable(loss):
+        raise TypeError(
+            f"`loss` must be a function without arguments that computes the loss, got {type(loss).__name__}"
+        )
     points = _points(params)
     _check_parameters(optimizer, points)
     here = [localised(group, _values(point, group, name), weights) for name, point in points]
@@ -145,6 +149,11 @@ def _points(params: Any) -> list[tuple[str, Point]]:
         )
     if isinstance(params, Tensor) or is_dict(params):
         return [("params", params if isinstance(params, Tensor) else dict(params.items()))]
+    if isinstance(params, Iterator):
+        raise TypeError(
+            f"`params` must be the tensors that hold rates, got a {type(params).__name__}, such as model.parameters(): weights of a network "
+            "are not rates; attach to the tensor that holds the rates, or put mid.nn.GaugeFix(group) on the outputs"
+        )
     if not isinstance(params, Iterable):
         raise TypeError(
             f"`params` must be a parameter, a dict of parameters, or a list of either, got {type(params).__name__}"
@@ -191,8 +200,13 @@ def _check_parameters(optimizer: Optimizer, points: list[tuple[str, Point]]) -> 
 def _values(point: Point, group: GaugeGroup, name: str) -> Point:
     """The values of a point of parameters, which share its memory; a DTensor stays one."""
     value = group.validate(map_blocks(lambda t: t.detach() if is_spread(t) else detached(t), point), name)
-    check_quotient(group, value, name)
+    check_quotient(group, value, name, _COLUMN)
     return value
+
+
+_COLUMN = (
+    "hold the items in a parameter (n,): nn.Parameter(torch.zeros(n)) and table[index] in place of nn.Embedding(n, 1)"
+)
 
 
 def _representative(part: Local, name: str) -> Point:

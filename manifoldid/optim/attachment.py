@@ -278,7 +278,7 @@ class Attachment:
             share, generator = vertical_share(compute_point(point), compute_point(gradient), member.group)
             if share > _share_limit(member):
                 warnings.warn(
-                    f"the gradient of `{member.name}` has a share of {share:.1e} along the {generator} of {member.group!r}: the "
+                    f"the gradient of `{member.name}` has a share of {share:.1e} along the {generator} of {member.group}: the "
                     "loss seems to see this gauge (a penalty or prior on the raw point does), and the attached optimiser will "
                     "ignore that part; pass loss= to attach, or call mid.check_invariance, to know",
                     NotInvariantWarning,

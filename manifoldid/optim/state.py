@@ -48,7 +48,7 @@ def move_state(optimizer: Optimizer, member) -> None:
         return
     if not member.group.flat:
         raise RuntimeError(
-            f"`optimizer` already has state for `{member.name}`, which does not move along with {member.group!r}: build the "
+            f"`optimizer` already has state for `{member.name}`, which does not move along with {member.group}: build the "
             "optimiser, attach, then load the state dict"
         )
     x = compute_point(member.point())

@@ -60,7 +60,7 @@ class QuotientManifold(geoopt.Manifold):
         quotient = Quotient(group, weights)  # all checks of the arguments
         if group.block_names or isinstance(weights, dict):
             raise TypeError(
-                f"`group` {group!r} acts on a dict of tensors and a geoopt manifold holds one tensor: use "
+                f"`group` {group} acts on a dict of tensors and a geoopt manifold holds one tensor: use "
                 "mid.attach(optimizer, group, params) with any torch optimiser, or mid.fit"
             )
         self.group = group

@@ -431,18 +431,18 @@ def test_degenerate_blocks_of_a_product_are_named():
 
 
 @pytest.mark.parametrize(
-    ("group", "x"),
+    ("group", "x", "hint"),
     [
-        (mid.Translation(), torch.zeros(5, 1)),
-        (mid.Scaling(), torch.ones(1)),
-        (mid.Affine(), torch.tensor([[0.0, 1.0]])),
-        (mid.Translation(blocks=torch.tensor([0, 1, 2])), torch.ones(3)),
-        (mid.Shift(torch.eye(3)), torch.ones(3)),
-        (mid.Affine(blocks=torch.tensor([0, 0, 1, 1])), torch.tensor([0.0, 1, 0, 1])),
+        (mid.Translation(), torch.zeros(5, 1), "; did you mean over='batch'"),
+        (mid.Scaling(), torch.ones(1), "; did you mean over='batch'"),
+        (mid.Affine(), torch.tensor([[0.0, 1.0]]), "; did you mean over='batch'"),
+        (mid.Translation(blocks=torch.tensor([0, 1, 2])), torch.ones(3), ": every block has one item$"),
+        (mid.Shift(torch.eye(3)), torch.ones(3), "$"),
+        (mid.Affine(blocks=torch.tensor([0, 0, 1, 1])), torch.tensor([0.0, 1, 0, 1]), ": no block has enough items$"),
     ],
 )
-def test_a_quotient_of_dimension_zero_is_refused(group, x):
-    with pytest.raises(mid.DegeneratePointError, match="nothing identifiable is left; did you mean over='batch'"):
+def test_a_quotient_of_dimension_zero_is_refused(group, x, hint):
+    with pytest.raises(mid.DegeneratePointError, match="nothing identifiable is left" + hint):
         mid.Section(group)(x)
 
 
@@ -657,3 +657,15 @@ def test_horizontal_lengths_use_weights_of_mean_one():
     torch.testing.assert_close(w[:4].mean(), torch.tensor(1.0).double())
     assert flatten_basis(CASES["product"].group.vertical_basis(x), x, 1).shape == (2, 4, w.numel())
     assert first(detached(x)).shape == (2, 4)
+
+
+def test_messages_count_labels_instead_of_listing_them():
+    blocks = torch.arange(40) // 2
+    groups = {
+        mid.Translation(blocks): "Translation(40 items in 20 blocks)",
+        mid.Affine(blocks, common_scale=True): "Affine(40 items in 20 blocks, common_scale=True)",
+        mid.Product(a=mid.Translation(blocks)): "Product(a=Translation(40 items in 20 blocks))",
+        mid.Shift(torch.ones(1, 40)): "Shift(directions=<tensor of shape (1, 40)>)",
+        mid.Translation(torch.tensor([0, 0, 1, 1])): "Translation(blocks=torch.tensor([0, 0, 1, 1]))",
+    }
+    assert {group: str(group) for group in groups} == groups
