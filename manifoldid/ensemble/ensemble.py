@@ -14,6 +14,7 @@ from manifoldid.ensemble.report import ensemble_picture, ensemble_rows, ensemble
 from manifoldid.errors import DegeneratePointError, NotEstimableError, listed
 from manifoldid.groups.base import GaugeGroup, check_quotient, require_group
 from manifoldid.inference.contrast import Contrast
+from manifoldid.inference.linear import Linear, as_function
 from manifoldid.inference.names import Names, checked_names, chosen_names, item_labels, real_shape
 from manifoldid.inference.pairwise import PairwiseContrasts
 from manifoldid.inference.pools import differences, pools_of
@@ -243,11 +244,13 @@ class Ensemble:
         rest = self._deviations(aligned)
         return rest.mT @ rest / (together - 1)
 
-    def contrast(self, fn: Callable[[Point], Tensor]) -> Contrast:
+    def contrast(self, fn: Linear, minus: str | int | None = None, block: str | None = None) -> Contrast:
         """A function of one point that does not see the gauge, over the members.
 
         Args:
-            fn: Takes one point, returns a number or a vector (k,).
+            fn: Takes one point, returns a number or a vector (k,); or coefficients or an item, as in `Estimate.contrast`.
+            minus: The item that is subtracted, if `fn` is one.
+            block: Of dict points: the block of these coefficients or items.
 
         Returns:
             Its mean, and the spread of one member (not of the mean).
@@ -256,6 +259,7 @@ class Ensemble:
             NotEstimableError: `fn` is not constant on orbits; the message names the generator.
             ValueError: `fn` returns a matrix, or with `observed` fewer than two members saw all items that it uses.
         """
+        fn = as_function(fn, minus, lambda: self.labels(None, block), lambda x: self.block_of(x, block))
         self._check_estimable(fn, "`fn`")
         aligned = whole(self.aligned)  # `fn` may use any two items
         values = torch.stack([torch.as_tensor(fn(_member(aligned, k))) for k in self._who_saw(fn)])
