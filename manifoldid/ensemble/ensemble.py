@@ -9,7 +9,7 @@ from torch import Tensor
 from manifoldid.distributed import whole
 from manifoldid.ensemble.align import align_members, align_observed
 from manifoldid.ensemble.bootstrap import Data, replicates
-from manifoldid.ensemble.members import PADDING, checked_mask, require_finite, stacked
+from manifoldid.ensemble.members import PADDING, checked_mask, require_finite, stacked, warn_of_rounding
 from manifoldid.ensemble.report import ensemble_picture, ensemble_rows, ensemble_text
 from manifoldid.errors import DegeneratePointError, NotEstimableError, listed
 from manifoldid.groups.base import GaugeGroup, check_quotient, require_group
@@ -61,6 +61,9 @@ class Ensemble:
         ValueError: There are fewer than two members, shapes differ, or entries are not finite.
         DegeneratePointError: A member has no representative; it is named.
         NotIdentifiableError: With `observed`, members do not share items.
+
+    Warns:
+        UserWarning: Members of a `Translation` in half precision are rounded by as much as they differ.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Ensemble:
         self.names = checked_names(names, _member(self.members, 0))
         self.dropped: dict[str, int] = {}  # replicates of a bootstrap without an estimate, by reason
         self.aligned: Point = self._align()  # now: what cannot be aligned is an error where it was handed in
+        warn_of_rounding(self.members, self.aligned, group)
 
     @classmethod
     def from_bootstrap(
@@ -202,6 +206,9 @@ class Ensemble:
 
     def std(self, section: SectionLike = None) -> Point:
         """Standard deviation of one member, entry by entry, ddof 1, shaped like one point.
+
+        An item that is alone in its block, or has the whole weight of it, is the origin of that block: its deviation is 0, which says
+        nothing about how well it is known.
 
         Raises:
             ValueError: With `observed`, an item was seen by fewer than two members.

@@ -1,11 +1,16 @@
 """What users hand in as members of an ensemble: stacked, and refused where no statistic could be made of it."""
 
+import warnings
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from manifoldid.distributed import is_spread
 from manifoldid.errors import listed
-from manifoldid.points import Point, blocks_of
+from manifoldid.groups import Translation
+from manifoldid.groups.base import GaugeGroup
+from manifoldid.points import HALF, Point, blocks_of
 
 
 def stacked(members: object) -> Point:
@@ -76,6 +81,24 @@ def require_finite(members: Point, hint: str) -> None:
         raise ValueError(
             f"`members` must be finite: member {int(bad[0, 0])} has {t[tuple(bad[0])].item()} at {where} "
             f"({len(bad)} such entries){hint}"
+        )
+
+
+def warn_of_rounding(members: Point, aligned: Point, group: GaugeGroup) -> None:
+    """Warns where the digits that half precision has dropped at a large common shift are as large as what alignment leaves.
+
+    A float has a relative rounding error of about a quarter of `eps` (root mean square).
+    """
+    if not (isinstance(members, Tensor) and members.dtype in HALF and isinstance(group, Translation)):
+        return
+    wide, rest = members.float(), cast(Tensor, aligned).float()
+    size, spread = float(wide.square().mean().sqrt()), float(rest.var(0).mean().sqrt())
+    rounding = torch.finfo(members.dtype).eps / 4 * size
+    if rounding > spread / 2:
+        warnings.warn(
+            f"`members` are {members.dtype} numbers of size {size:.3g}, rounded by about {rounding:.2g} each, and the standard deviation "
+            f"that is left without the gauge is {spread:.2g}: it measures the rounding; emit the outputs in float32",
+            stacklevel=3,  # the caller of Ensemble
         )
 
 

@@ -45,7 +45,7 @@ def calibrate(
         The model, for chaining.
 
     Raises:
-        TypeError: `model` is no module.
+        TypeError: `model` is no module, or cannot be called with a batch (say how with `forward`).
         ValueError: The model has no such head, the loader is empty (on all ranks), a head is not called, outputs are not finite, or
             the ranks hold different models.
         RuntimeError: Another rank failed.
@@ -139,9 +139,18 @@ def _is_empty(batches: Any) -> bool:
 
 
 def _forward(model: nn.Module, batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+    args, named = ((), batch) if isinstance(batch, Mapping) else ((_input(batch),), {})
+    try:
+        return model(*args, **named)
+    except TypeError as error:
+        raise TypeError(
+            f"{error}. `calibrate` hands a {type(model).__name__} {'the batch by its keys' if named else 'one input per batch'}; where "
+            "it takes something else, pass forward=lambda model, batch: model(*batch), or what fits your batches"
+        ) from error
+
+
+def _input(batch: Any) -> Any:
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
 def _collect(

@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 
@@ -578,3 +580,12 @@ def test_opposite_members_have_no_mean(group):
 def test_comparisons_become_shares():
     members = torch.tensor([[1.0, 0.0, 5.0], [0.0, 1.0, 5.0], [3.0, 2.0, 0.0], [4.0, 0.0, 1.0]])
     assert mid.Ensemble(members, mid.Translation()).contrast(lambda x: x[0] > x[1]).value == 0.75
+
+
+@pytest.mark.parametrize(("origin", "warned"), [(0.0, False), (300.0, True)])
+def test_half_precision_that_has_lost_the_spread_at_a_large_origin_is_told(origin, warned):
+    members = (origin + random(8) + 0.1 * random(6, 8, seed=1)).bfloat16()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        mid.Ensemble(members, mid.Translation())
+    assert ["emit the outputs in float32" in str(w.message) for w in caught] == [True] * warned

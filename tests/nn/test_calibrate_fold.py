@@ -193,6 +193,22 @@ def test_what_cannot_be_calibrated_is_named(model, batches, error, message):
         calibrate(model, batches)
 
 
+def test_a_model_of_two_inputs_is_told_how_to_be_called():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fix = mid.nn.GaugeFix(mid.Translation(), over="batch")
+
+        def forward(self, prompt, response):
+            return self.fix((prompt * response).sum(-1))
+
+    batches = [(random(5, 3), random(5, 3, seed=1))]
+    with pytest.raises(TypeError, match=r"'response'.*a Pair one input.*forward=lambda model, batch: model"):
+        mid.nn.calibrate(Pair(), batches)
+    model = mid.nn.calibrate(Pair(), batches, forward=lambda model, batch: model(*batch)).eval()
+    assert abs(float(model(*batches[0]).mean())) < 1e-6
+
+
 def test_a_head_that_is_not_called_is_named():
     class Idle(nn.Module):
         def __init__(self):
