@@ -9,6 +9,7 @@ import torch
 from manifoldid.diagnose.chart import add_tabulated
 from manifoldid.diagnose.design import with_design
 from manifoldid.diagnose.diagnosis import Diagnosis, Generator
+from manifoldid.diagnose.draws import Draws
 from manifoldid.diagnose.fallback import add_projections
 from manifoldid.diagnose.fields import ClosedField, Field, combined
 from manifoldid.diagnose.finite import find_discrete
@@ -40,7 +41,7 @@ _DRAWS = 20  # random points at which a model without derivatives is watched
 def diagnose(
     predict: Any,
     point: Any = None,
-    sample: Callable[[], Any] | None = None,
+    sample: Callable[..., Any] | None = None,
     *,
     inputs: Any = None,
     likelihood: Callable[[Any], Any] | None = None,
@@ -59,9 +60,12 @@ def diagnose(
         predict: Everything the likelihood sees, as a function of one point: log-probabilities, means, natural parameters.
             Returns a tensor, or a list or dict of tensors. Must be differentiable and deterministic. Or a network.
         point: A floating tensor or a dict of such tensors: where to look.
-        sample: Draws a random generic point shaped like `point`; default: around `point`, with the signs of its numbers.
+        sample: Draws a random generic point shaped like `point`; default: around `point`, with the signs of its numbers. A function
+            of nothing, or of a generator. If it draws pairs (point, inputs), what further inputs of these determine is told from
+            what no inputs do: the former is called design.
         inputs: For a network: what it is called with, a tensor or a tuple of arguments. For a function: its second argument,
-            predict(point, inputs). With more varied inputs of the same kind is told which directions are only the design's.
+            predict(point, inputs); default the first that `sample` draws, if it draws inputs. Directions that more varied
+            inputs determine, those of `sample` or others of the same kind, are the design's.
         likelihood: For a network: everything the likelihood sees of its outputs, as a function of them.
         generator: Source of randomness; default a private one seeded with 0.
         progress: Write a line per stage to stderr, once the whole has taken two seconds.
@@ -81,15 +85,20 @@ def diagnose(
                     "`inputs` must be given for a network, instead of `point` and `sample`: diagnose(module, inputs=x)"
                 )
             return diagnose_network(
-                lambda f, x, given: _at_inputs(f, x, None, given, generator, stages), predict, inputs, likelihood
+                lambda f, x, given: _at_inputs(f, x, None, given, None, generator, stages), predict, inputs, likelihood
             )
         if likelihood is not None:
             raise TypeError("`likelihood` goes with a network; for a function pass `point`")
         if point is None:
             raise TypeError("`point` is missing: diagnose(predict, point), a tensor or a dict of tensors where to look")
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        draws = None if sample is None else Draws(sample, generator)
+        sample = None if draws is None else draws.point
+        others = draws.inputs if draws is not None and draws.varies_inputs else None
+        inputs = draws.first_inputs if draws is not None and inputs is None else inputs
         if inputs is None:
             return _diagnosed(Probe(predict, point, sample, generator), stages)
-        return _at_inputs(predict, point, sample, inputs, generator, stages)
+        return _at_inputs(predict, point, sample, inputs, others, generator, stages)
 
 
 def _at_inputs(
@@ -97,12 +106,13 @@ def _at_inputs(
     point: Any,
     sample: Callable[[], Any] | None,
     inputs: Any,
+    others: Callable[[], Any] | None,
     generator: torch.Generator | None,
     stages: Stages,
 ) -> Diagnosis:
     probe = Probe(lambda x: predict(x, inputs), point, sample, generator)
     diagnosis = _diagnosed(probe, stages)
-    return diagnosis if inputs is None else with_design(diagnosis, predict, probe, inputs, _LARGE)
+    return diagnosis if inputs is None else with_design(diagnosis, predict, probe, inputs, _LARGE, others)
 
 
 def _diagnosed(probe: Probe, stages: Stages) -> Diagnosis:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from manifoldid.diagnose.diagnosis import Diagnosis
-from manifoldid.diagnose.moves import natural_time, relative_change
+from manifoldid.diagnose.moves import natural_time, relative_change, straight_move
 from manifoldid.diagnose.nullspace import NullSpaces
 from manifoldid.diagnose.probe import Probe
 
@@ -42,7 +42,12 @@ def _drawn(column: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def with_design(
-    diagnosis: Diagnosis, predict: Callable[[Any, Any], Any], probe: Probe, inputs: Any, most: int
+    diagnosis: Diagnosis,
+    predict: Callable[[Any, Any], Any],
+    probe: Probe,
+    inputs: Any,
+    most: int,
+    others: Callable[[], Any] | None = None,
 ) -> Diagnosis:
     """The diagnosis, with what more varied inputs would determine called design.
 
@@ -52,13 +57,15 @@ def with_design(
         probe: The model at the given inputs.
         inputs: What was given.
         most: Parameters up to which null spaces are dense.
+        others: Draws further inputs; default inputs of the same kind with other values.
 
     Returns:
         The same, or one that says how many directions are the design's.
     """
     if not diagnosis.dim or probe.size > most:
         return diagnosis
-    every = [inputs, *(varied_inputs(inputs, probe.generator) for _ in range(_VARIANTS))]
+    further = others or (lambda: varied_inputs(inputs, probe.generator))
+    every = [inputs, *(further() for _ in range(_VARIANTS))]
     richer = probe.of(lambda x: [predict(x, some) for some in every])
     if richer is None:
         return diagnosis
@@ -69,6 +76,9 @@ def with_design(
     before = richer.values(x)
     seen = []
     for g in diagnosis.generators:
+        if not g.closed_form:
+            seen += [g.name] if straight_move(richer, g.flat_field, x) > _SEEN else []
+            continue
         moved = g.flat_field.flow(x, torch.tensor(0.1 * natural_time(g.flat_field, x), dtype=x.dtype))
         if relative_change(before, richer.values(moved)) > _SEEN:
             seen.append(g.name)

@@ -12,6 +12,7 @@ import torch
 
 from manifoldid.diagnose.api import diagnose
 from manifoldid.diagnose.diagnosis import Diagnosis
+from manifoldid.diagnose.draws import Draws, required_arguments
 from manifoldid.diagnose.networks import NetworkDiagnosis
 
 
@@ -24,8 +25,8 @@ def diagnose_file(target: str, seed: int = 0, progress: bool = False) -> Diagnos
 
     Args:
         target: FILE.py:NAME, or FILE.py for the name `predict`: a function of one point, or a `torch.nn.Module`. The file may
-            define `point`, and `sample`, a function of nothing or of a `torch.Generator`; one of them is needed. For a
-            network it defines `inputs`, and may define `likelihood`.
+            define `point`, and `sample`, a function of nothing or of a `torch.Generator`; one of them is needed. `inputs` is the
+            second argument of a function, or what a network is called with; for one it may define `likelihood`.
         seed: Seed of torch's global generator while the file runs, and of the generator of `sample` and of the diagnosis.
         progress: Write a line per stage to stderr once it takes longer than two seconds.
 
@@ -45,15 +46,16 @@ def diagnose_file(target: str, seed: int = 0, progress: bool = False) -> Diagnos
             inputs = _required(module, path, "inputs", f"{name} is a network: define `inputs`, what it is called with")
             likelihood = getattr(module, "likelihood", None)
             return diagnose(predict, inputs=inputs, likelihood=likelihood, generator=generator, progress=progress)
-        sample = _sampler(getattr(module, "sample", None), generator)
+        sample = getattr(module, "sample", None)
         point = getattr(module, "point", None)
         if point is None and sample is None:
             raise ModelFileError(
                 f"{path} defines neither `point` nor `sample`: add a line like `point = torch.randn(5, dtype=torch.float64)`, "
                 f"parameters at which {name} is looked at, or `def sample(): ...`, which draws them"
             )
-        point = sample() if point is None and sample is not None else point
-        return diagnose(predict, point, sample=sample, generator=generator, progress=progress)
+        point = Draws(sample, generator).point() if point is None and sample is not None else point
+        inputs = getattr(module, "inputs", None) if required_arguments(predict) > 1 else None
+        return diagnose(predict, point, sample=sample, inputs=inputs, generator=generator, progress=progress)
     except ModelFileError:
         raise
     except Exception as error:
@@ -97,14 +99,6 @@ def _required(module: ModuleType, path: Path, name: str, remedy: str = "") -> An
     functions = [k for k, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
     known = f"it defines {', '.join(functions[:5])}" if functions else "it defines no function"
     raise ModelFileError(f"{path} has no `{name}`: {remedy or f'{known}; pass FILE.py:NAME'}")
-
-
-def _sampler(sample: Any, generator: torch.Generator) -> Any:
-    """`sample` as a function of nothing."""
-    if not callable(sample):
-        return sample
-    takes_generator = any(p.default is p.empty for p in inspect.signature(sample).parameters.values())
-    return (lambda: sample(generator)) if takes_generator else sample
 
 
 def _explained(error: Exception, path: Path, name: str) -> str:

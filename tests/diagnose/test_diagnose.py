@@ -323,3 +323,31 @@ def test_directions_without_a_closed_form_count_and_are_not_called_singular():
     diagnosis = diagnose(lambda p: torch.log(p["size"])[:, None] + p["U"] @ p["L"].T, point)
     assert (diagnosis.dim, diagnosis.null_dim) == (6, 6)
     assert not any("singular" in note or "no derivative" in note for note in diagnosis.warnings)
+
+
+def test_what_the_inputs_of_sample_determine_is_called_design():
+    # at any one draw only the first two of four columns vary: their sum with the intercept is structural, the other two are not
+    def predict(p, x):
+        return p["one"] + p["two"] + x @ p["beta"]
+
+    def inputs(generator):
+        x = torch.zeros(6, 4, dtype=F64)
+        x[:, torch.randperm(4, generator=generator)[:2]] = torch.randn(6, 2, generator=generator, dtype=F64)
+        return x
+
+    def sample(generator):
+        draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=F64)  # noqa: E731
+        return {"one": draw(1), "two": draw(1), "beta": draw(4)}, inputs(generator)
+
+    point = {"one": normal(1), "two": normal(1, seed=1), "beta": normal(4, seed=2)}
+    for given in (None, inputs(torch.Generator().manual_seed(3))):
+        diagnosis = diagnose(predict, point, sample, inputs=given)
+        assert (diagnosis.dim, diagnosis.design) == (3, 2)
+        assert "design" in str(diagnosis)
+
+
+def test_sample_may_take_a_generator():
+    diagnosis = diagnose(
+        differences, normal(5), sample=lambda generator: torch.randn(5, generator=generator, dtype=F64)
+    )
+    assert diagnosis.dim == 1
