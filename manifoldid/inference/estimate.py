@@ -267,7 +267,7 @@ class Estimate:
             )
             warning = quasi.warning(labels)
             notes += [f"Note: {warning}."] if warning else []
-        title = f"Estimate under {self.group!r}, on its canonical section"
+        title = f"Estimate under {self.group}, on its canonical section"
         if self.weak:
             notes.append(f"{len(self.weak)} direction(s) are identified but hardly: see `weak`.")
         return rendered(title, columns, rows, notes)
@@ -340,10 +340,17 @@ class Estimate:
         return None if refusal(covariance, labels, pools) else fitted(covariance, labels, pools)
 
     def _check(self, fn: Callable[[Any], Any], who: str, instead: str = "") -> None:
-        change = largest_change(fn, self.point, self.group)
+        try:
+            change = largest_change(fn, self.point, self.group)
+        except RuntimeError as error:
+            if "numpy()" not in str(error):
+                raise
+            raise ValueError(
+                f"{who} leaves torch for numpy, where it has no derivative: write it in torch, or draw it: fn of sample(size)"
+            ) from error
         if not change.relative <= default_tolerance(self.point):
             raise NotEstimableError(
-                f"{who} is not constant on the orbits of {self.group!r}: it changes by {change.relative:.1e} relative under the "
+                f"{who} is not constant on the orbits of {self.group}: it changes by {change.relative:.1e} relative under the "
                 f"{change.generator}; take differences (ratios, distances), or fix a gauge first: mid.Section(group)(x){instead}"
             )
 

@@ -94,7 +94,7 @@ def null_message(
     beside = " beside it" if isinstance(x, dict) and group.generator_names(x) else ""
     how = f"declare {', '.join(advice)}{beside}" if advice else "declare it with mid.Shift(directions)"
     return (
-        f"{who} does not see {beyond.shape[-1]} direction(s) beyond the gauge {group!r}, in {' and in '.join(places)}. If that "
+        f"{who} does not see {beyond.shape[-1]} direction(s) beyond the gauge {group}, in {' and in '.join(places)}. If that "
         f"is meant, {how}; else collect data that connect them, or drop collinear and unused parameters (of separated data mid.fit says who "
         "runs away). mid.diagnose names the freedom"
     )

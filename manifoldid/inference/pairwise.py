@@ -133,6 +133,8 @@ class PairwiseContrasts:
     def __str__(self) -> str:
         rows = self.table()
         apart = sum(row["low"] > 0 or row["high"] < 0 for row in rows)
+        for row in rows:
+            row["p_value"] = "<0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}"
         columns = [
             Column("item"),
             Column("other"),

@@ -121,6 +121,11 @@ def test_items_and_coefficients_are_contrasts(plain, blocks):
         plain.contrast(lambda x: x[:, None] - x)
 
 
+def test_a_contrast_in_numpy_is_refused_with_what_to_do(plain):
+    with pytest.raises(ValueError, match=r"write it in torch, or draw it: fn of sample\(size\)"):
+        plain.contrast(lambda x: torch.as_tensor(x.numpy()[1:] - x.numpy()[0]))
+
+
 def test_draws_have_the_moments_of_the_estimate_and_stay_on_the_section(plain, blocks):
     draws = plain.sample(20_000)
     spread = draws.T.cov()
