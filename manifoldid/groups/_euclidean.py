@@ -1,5 +1,7 @@
 """Geometry of groups that shift: the total space is flat, horizontal vectors are the same everywhere, the quotient is Euclidean."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -74,7 +76,9 @@ class EuclideanGeometry(Geometry):
 
     def step_at(self, x: Tensor) -> StepGeometry | None:
         """See `Geometry.step_at`: with equal weights and one shift per point."""
-        return _CentredStep(x) if self.one_mean and self.weights is None else None
+        if not self.one_mean or self.weights is not None or not math.isfinite(x.sum().item()):
+            return None
+        return _CentredStep(x)
 
     def _weighted(self, u: Point, x: Point, power: float) -> Point:
         ndim = self.group.batch_ndim(x)
@@ -115,7 +119,7 @@ class LogGeometry(Geometry):
 
     def __init__(self, group: GaugeGroup, weights: Weights, shifts: GaugeGroup):
         super().__init__(group, weights)
-        self.chart = EuclideanGeometry(shifts if group.shards is None else shifts.on_shards(group.shards), weights)
+        self.chart = (shifts if group.shards is None else shifts.on_shards(group.shards)).geometry(weights)
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """See `Geometry.inner`."""
@@ -171,6 +175,32 @@ class LogGeometry(Geometry):
         """See `Geometry.transport`."""
         y = _positive(y)
         return y * self.chart.transport(x, y, v / _positive(x))
+
+    def step_at(self, x: Tensor) -> StepGeometry | None:
+        """See `Geometry.step_at`: with equal weights and one scale per point."""
+        if self.chart.step_at(x) is None or not x.min().item() > 0:
+            return None
+        return _LogStep(x)
+
+
+class _LogStep:
+    """The same as `_CentredStep` in the logarithm of a positive `x` (*batch, n)."""
+
+    def __init__(self, x: Tensor):
+        self.x = x
+
+    def gradient(self, derivative: Tensor) -> Tensor:
+        return _centred(derivative * self.x).mul_(self.x)
+
+    def squares(self, u: Tensor) -> Tensor:
+        return (u / self.x).square_()
+
+    def retract(self, u: Tensor) -> Tensor:
+        return _centred(u / self.x).exp_().mul_(self.x)
+
+    def retract_and_carry(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.retract(u)
+        return y, _centred(v / self.x).mul_(y)
 
 
 def _positive(x: Tensor) -> Tensor:

@@ -32,17 +32,20 @@ class RowStep:
         # Squares by multiplication: `**` of a Python number raises where it overflows.
         if not (kind.tiny ** (2 / 3) < raw < kind.max ** (2 / 3) and mean * mean < 0.49 * raw):
             return None
+        # On the section the rest is rounding, and there is less to do.
         if abs(mean) <= 8 * kind.eps * math.sqrt(raw):
-            mean = 0.0  # on the section: the rest is rounding
-        return cls(x, shifts, mean, raw - mean * mean)
+            mean = 0.0
+        square = raw - mean * mean
+        return cls(x, shifts, mean, 1.0 if abs(square - 1) <= 8 * kind.eps else square)
 
     def gradient(self, derivative: Tensor) -> Tensor:
         """s^2 P g for a Euclidean derivative g."""
-        return self._horizontal(derivative).mul_(self.square)
+        result = self._horizontal(derivative)
+        return result if self.square == 1 else result.mul_(self.square)
 
     def squares(self, u: Tensor) -> Tensor:
         """u^2 / s^2."""
-        return torch.mul(u, 1 / math.sqrt(self.square)).square_()
+        return u.square() if self.square == 1 else torch.mul(u, 1 / math.sqrt(self.square)).square_()
 
     def retract(self, u: Tensor) -> Tensor:
         """The end of the geodesic along the horizontal part of `u`."""

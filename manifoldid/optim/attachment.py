@@ -63,8 +63,7 @@ class Attachment:
             if taken := other._owned(names):
                 raise ValueError(
                     f"`{names[taken.pop()]}` is attached already, through another optimiser ({type(other.optimizer).__name__}): both would "
-                    "move it to the section, each with momentum of its own; call detach() on that handle first, or let one optimiser "
-                    "have the parameter"
+                    "move it to the section, each with momentum of its own; call detach() on that handle, or drop that optimiser, first"
                 )
 
     def _owned(self, names: Mapping[int, str]) -> set[int]:

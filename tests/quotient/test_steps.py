@@ -12,7 +12,7 @@ geoopt = pytest.importorskip("geoopt")
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.3, 1.7, 1.0, 0.9], dtype=torch.float64)
 SPHERES = {"scaling": mid.Scaling(), "affine": mid.Affine()}
-GROUPS = {"translation": mid.Translation(), **SPHERES}
+GROUPS = {"translation": mid.Translation(), "positive-scaling": mid.PositiveScaling(), **SPHERES}
 
 
 def operations(manifold, x, u, v):
@@ -30,7 +30,7 @@ def operations(manifold, x, u, v):
 @pytest.mark.parametrize("offset", [None, 0.5, 1e3], ids=["on-section", "near", "far"])
 @pytest.mark.parametrize("name", GROUPS)
 def test_steps_without_derivatives_are_those_with_derivatives(name, offset, weights, batch, dtype):
-    group, x = GROUPS[name], randn(*batch, 7)
+    group, x = GROUPS[name], (positive if name == "positive-scaling" else randn)(*batch, 7)
     x = (mid.Section(group, weights)(x) if offset is None else x + offset).to(dtype)
     u, v = (randn(*batch, 7, seed=seed, dtype=dtype) for seed in (1, 2))  # neither is horizontal
     manifold = mid.QuotientManifold(group, weights)
@@ -70,9 +70,21 @@ def test_long_steps_and_opposite_ends_are_finite(name):
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_step_to_infinity_is_not_finite_and_no_error_of_arithmetic(name):
-    x, u = mid.Section(GROUPS[name])(randn(7)), torch.full((7,), float("inf"))
+    x, u = mid.Section(GROUPS[name])(positive(7)), torch.full((7,), float("inf"))
     with torch.no_grad():
         assert not torch.isfinite(mid.QuotientManifold(GROUPS[name]).retr(x, u.double())).any()
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_point_that_is_not_finite_is_refused_before_a_step(name):
+    x = positive(7).index_fill_(0, torch.tensor([3]), float("nan"))
+    with torch.no_grad(), pytest.raises(ValueError):
+        mid.QuotientManifold(GROUPS[name]).egrad2rgrad(x, randn(7))
+
+
+def test_a_point_that_left_the_domain_is_refused_before_a_step():
+    with torch.no_grad(), pytest.raises(mid.DegeneratePointError, match="positive"):
+        mid.QuotientManifold(mid.PositiveScaling()).egrad2rgrad(-positive(7), randn(7))
 
 
 @pytest.mark.parametrize("group", [mid.Affine(blocks=BLOCKS), mid.Affine(blocks=BLOCKS, common_scale=True)])
