@@ -17,9 +17,9 @@ weights. Item weights, blocks and PositiveScaling take the closed forms, whose a
 dim G. Labels of blocks are exchanged as objects, when a group is made for shards or blocks are given to a call; nccl asks for
 `torch.cuda.set_device` before.
 
-Limits. Other groups (Shift, LocationScale, rotations, GL(r)) need all items in one place: replicate their parameters, which step
-alike on all ranks under DDP. `Ensemble.covariance`, contrasts, tables and quasi-variances speak of the items here for plain shards, of
-all items for DTensors. `Reference` names items by their place among all, and needs them in one place.
+Limits. LocationScale takes plain shards, no DTensors. Other groups (Shift, rotations, GL(r)) need all items in one place: replicate
+their parameters, which step alike on all ranks under DDP. `Ensemble.covariance`, contrasts, tables and quasi-variances speak of the
+items here for plain shards, of all items for DTensors. `Reference` names items by their place among all, and needs them in one place.
 """
 
 import sys
@@ -50,7 +50,8 @@ def sharded(group: GaugeGroup, process_group: "dist.ProcessGroup | None" = None)
     rank may have no items at all, as a tensor (*batch, 0). Not needed for DTensors.
 
     Args:
-        group: Translation, Scaling, PositiveScaling or Affine, or a product of them.
+        group: Translation, Scaling, PositiveScaling, Affine or LocationScale, or a product of them. Every block of LocationScale is
+            spread, each with a number of items of its own (none, on some ranks).
         process_group: The ranks that have the items; None is the default group.
 
     Returns:
@@ -319,8 +320,8 @@ def _contiguous(shape: torch.Size) -> tuple[int, ...]:
 
 def kept(group: GaugeGroup, x: Point) -> GaugeGroup:
     """`group`, of one factor, for points that keep their items on this rank, as parameters do: they are counted once."""
-    if not isinstance(group.shards, Spread) or group.shards.items is not None:
-        return group
+    if not isinstance(group.shards, Spread) or group.shards.items is not None or len(blocks_of(x)) > 1:
+        return group  # blocks have numbers of items of their own, which are counted every time
     return group.on_shards(group.shards.keeping(next(iter(blocks_of(x).values()))))
 
 

@@ -191,8 +191,8 @@ class GaugeGroup(ABC):
         """
         del shards
         raise TypeError(
-            f"{self} cannot act on items that are spread over ranks (Translation, Scaling, PositiveScaling, Affine and products "
-            "of them can): gather the point first, x.full_tensor() of a DTensor"
+            f"{self} cannot act on items that are spread over ranks (Translation, Scaling, PositiveScaling, Affine, LocationScale and "
+            "products of them can): gather the point first, x.full_tensor() of a DTensor"
         )
 
     def across(self, sums: Tensor) -> Tensor:

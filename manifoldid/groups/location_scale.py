@@ -1,5 +1,6 @@
 """LocationScale: one shift and one scale for all tensors of a model of locations, scales and slopes."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from manifoldid.groups._named_blocks import NamedBlocksGeometry, block_names
 from manifoldid.groups._sphere import _angle_over_sine, _cosine_and_sinc, _squared_angle
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
-from manifoldid.points import Point, Weights, cast_like, flat_weights, flatten, part_of_weights, unflatten
+from manifoldid.points import Point, Shards, Weights, cast_like, flat_weights, flatten, part_of_weights, unflatten
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,12 +97,12 @@ class LocationScale(GaugeGroup):
     def canonical(self, x: Point, weights: Weights = None) -> Canonical:
         ndim, name = self.batch_ndim(x), self.locations[0]
         flat = flatten(x[name], ndim)
-        measure = Measure(flat, self._weights_of(name, x, weights), None)
+        measure = Measure(flat, self._weights_of(name, x, weights), None, self.shards)
         centred, mean = measure.centre(flat)
         size = measure.size(centred)
         # A spread below half a unit in the last place of the entries is the rounding of a constant.
         varies = size > 0.5 * torch.finfo(flat.dtype).eps * measure.largest(flat)
-        positive = [(flatten(x[name], ndim) > 0).all(-1, keepdim=True) for name in self.positive]
+        positive = [measure.everywhere(flatten(x[name], ndim) > 0) for name in self.positive]
         regular = torch.cat([varies, *positive], dim=-1)
         size = torch.where(varies, size, torch.ones_like(size))
         point = self._moved(1 / size[..., 0], -(mean / size)[..., 0], x)
@@ -114,7 +115,7 @@ class LocationScale(GaugeGroup):
         def rows(name: str) -> Tensor:
             return x[name].view(*x[name].shape[:ndim], x[name].shape[ndim:].numel())
 
-        mean, size = standardise(rows(self.locations[0]), shift=True, scale=True)
+        mean, size = standardise(rows(self.locations[0]), shift=True, scale=True, shards=self.shards)
         varies = size >= mean.abs().mul_(torch.finfo(size.dtype).eps).add_(tiny)
         size.clamp_min_(tiny)
         inverse = size.reciprocal()
@@ -122,8 +123,20 @@ class LocationScale(GaugeGroup):
             rows(name).sub_(mean.to(x[name].dtype)).mul_(inverse.to(x[name].dtype))
         for name in self.positive:
             rows(name).mul_((inverse if name in self.scales else size).to(x[name].dtype))
-        positive = [rows(name).amin(-1, keepdim=True) > 0 for name in self.positive]  # not a number is not positive
+        positive = [self._is_positive(rows(name)) for name in self.positive]
         return Canonical(x, torch.cat([size.log(), mean], dim=-1), torch.cat([varies, *positive], dim=-1))
+
+    def _is_positive(self, rows: Tensor) -> Tensor:
+        """Whether all numbers of a row are positive, which what is no number is not; (*batch, 1)."""
+        if self.shards is None:
+            return rows.amin(-1, keepdim=True) > 0
+        return self.across((~(rows > 0)).sum(-1, keepdim=True)) == 0
+
+    def on_shards(self, shards: Shards) -> "LocationScale":
+        """See `GaugeGroup.on_shards`: every block has items on every rank, numbers of its own."""
+        group = copy.copy(self)
+        object.__setattr__(group, "shards", shards)
+        return group
 
     def closest(self, x: Point, to: Point, weights: Weights = None) -> Canonical:
         """The representative closest to `to` in the invariant metric (scales and slopes count by their logarithms)."""
@@ -140,8 +153,8 @@ class LocationScale(GaugeGroup):
         """The weights of one block, flat; None when they are equal."""
         if weights is None:
             return None
-        flat_weights(weights, x, self.batch_ndim(x))  # names and shapes of all of them
-        return flat_weights(weights[name], x[name], self.batch_ndim(x)) if name in weights else None
+        flat_weights(weights, x, self.batch_ndim(x), self.shards)  # names and shapes of all of them
+        return flat_weights(weights[name], x[name], self.batch_ndim(x), self.shards) if name in weights else None
 
     def _zeroed(self, point: Point, regular: Tensor) -> Point:
         """`point` with its own blocks zeroed where it is not regular."""
@@ -187,8 +200,8 @@ class LocationScaleGeometry(Geometry):
         """See `Geometry.inner`."""
         measure, w, _ = self._measures(x)
         (du, dp), (dv, dq) = self._relative(x, u), self._relative(x, v)
-        locations = measure.mean(du * dv)[..., 0] * self._total(measure, du)
-        return locations + (dp * dq * w).sum(-1)
+        locations = measure.mean(du * dv)[..., 0] * measure.items
+        return locations + self.group.across((dp * dq * w).sum(-1))
 
     def horizontal(self, x: Point, u: Point) -> Point:
         """See `Geometry.horizontal`."""
@@ -246,9 +259,9 @@ class LocationScaleGeometry(Geometry):
         measure, w, signs = self._measures(wide)
         start = self._frame(wide)
         _, e, square = self._difference(wide, start, self._frame(other))
-        total = self._total(measure, start.centre)
-        along = (signs * w * e).sum(-1)
-        value = total * square[..., 0] + (w * e.square()).sum(-1) - along.square() / (total + w.sum(-1))
+        total = measure.items
+        (along, others), (squares, _) = self._sums(w, signs * e), self._sums(w, e.square())
+        value = (total * square + squares - along.square() / (total + others))[..., 0]
         return value.clamp_min(0).to(self._split(x, 0)[0].dtype)
 
     def dist(self, x: Point, y: Point) -> Tensor:
@@ -260,8 +273,8 @@ class LocationScaleGeometry(Geometry):
         measure, w, signs = self._measures(to)
         start, end = self._frame(to), self._frame(x)
         e = self._invariant_logs(to, end) - self._invariant_logs(to, start)
-        total = self._total(measure, start.centre) + w.sum(-1, keepdim=True)
-        log_size = start.size.log() - (signs * w * e).sum(-1, keepdim=True) / total
+        along, others = self._sums(w, signs * e)
+        log_size = start.size.log() - along / (measure.items + others)
         logs = self._invariant_logs(to, end) + signs * log_size
         return self._join(x, start.mean + log_size.exp() * end.centre, logs.exp())
 
@@ -306,15 +319,15 @@ class LocationScaleGeometry(Geometry):
         signs = [torch.full_like(flatten(x[n], ndim), 1.0 if n in group.scales else -1.0) for n in group.positive]
         sign = torch.cat(signs, dim=-1) if signs else others
         if self.weights is None:
-            return Measure(locations, None, None), torch.ones_like(others), sign
-        w = flat_weights(self.weights, self._own(x), ndim)
+            return Measure(locations, None, None, group.shards), torch.ones_like(others), sign
+        w = flat_weights(self.weights, self._own(x), ndim, group.shards)
         count = locations.shape[-1]
-        return Measure(locations, w[:count], None), w[count:].expand_as(others), sign
+        return Measure(locations, w[:count], None, group.shards), w[count:].expand_as(others), sign
 
-    @staticmethod
-    def _total(measure: Measure, locations: Tensor) -> float:
-        """T without the weights of scales and slopes: weights have mean 1 in every block."""
-        return float(locations.shape[-1])
+    def _sums(self, w: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of `values` of scales and slopes with their weights, and of the weights; (*batch, 1)."""
+        sums = self.group.across(torch.stack([(w * values).sum(-1, keepdim=True), w.sum(-1, keepdim=True)]))
+        return sums[0], sums[1]
 
     def _frame(self, x: Point) -> _Frame:
         locations, others = self._split(x, self.group.batch_ndim(x))
@@ -338,9 +351,9 @@ class LocationScaleGeometry(Geometry):
         """Relative vectors less their parts along translation and scaling."""
         measure, w, signs = self._measures(x)
         locations = measure.centre(locations)[0]
-        total = self._total(measure, locations)
-        along = total * measure.mean(locations * frame.centre) + (signs * w * others).sum(-1, keepdim=True)
-        along = along / (total + w.sum(-1, keepdim=True))
+        total = measure.items
+        along, count = self._sums(w, signs * others)
+        along = (total * measure.mean(locations * frame.centre) + along) / (total + count)
         return locations - along * frame.centre, others - along * signs
 
     def _invariant_logs(self, x: Point, frame: _Frame) -> Tensor:

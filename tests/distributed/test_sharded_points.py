@@ -172,6 +172,51 @@ def attached_dtensors_run_as_the_whole_point_does(rank):
                 close(p.detach(), trained(group, w, make), 1e-7)
 
 
+def items_of_a_response_model_are_spread_over_ranks(rank):
+    group = mid.LocationScale(locations=("theta", "beta"), scales=("sigma",), slopes=("alpha",))
+    sizes = {"theta": 7, "beta": 5, "sigma": 3, "alpha": 5}
+    cuts = {
+        "theta": [0, 4, 7],
+        "beta": [0, 5, 5],
+        "sigma": [0, 0, 3],
+        "alpha": [0, 2, 5],
+    }  # some without items on one rank
+    generator = torch.Generator().manual_seed(5)
+    whole = {n: torch.randn(3, size, dtype=torch.float64, generator=generator) for n, size in sizes.items()}
+    whole = {n: t.mul(0.3).exp() if n in group.positive else t + 2 for n, t in whole.items()}
+    heavy = {n: 0.5 + torch.rand(size, dtype=torch.float64, generator=generator) for n, size in sizes.items()}
+
+    def mine(x):
+        return {n: t[..., cuts[n][rank] : cuts[n][rank + 1]] for n, t in x.items()}
+
+    for w, part in ((None, None), (heavy, mine(heavy))):
+        section, here = mid.Section(group, w), mid.Section(sharded(group), part)
+        pairs = [(here(mine(whole)), section(whole))]
+        if w is not None:
+            ensembles = mid.Ensemble(mine(whole), sharded(group), part), mid.Ensemble(whole, group, w)
+            pairs.append(tuple(ensemble.mean() for ensemble in ensembles))
+        for actual, expected in pairs:
+            for n, t in mine(expected).items():
+                close(actual[n], t)
+        close(here.frame(mine(whole)), section.frame(whole))
+        paths = []
+        for gauge, weights, point in ((group, w, whole), (sharded(group), part, mine(whole))):
+            p = {n: torch.nn.Parameter(t[0].clone()) for n, t in point.items()}
+            optimizer = adam(p.values())
+            mid.attach(optimizer, gauge, p, weights)
+            for _ in range(3):
+                optimizer.zero_grad()
+                sum((t - 1).square().sum() for t in mid.Section(gauge, weights)(p).values()).backward()
+                optimizer.step()
+            paths.append({n: t.detach() for n, t in p.items()})
+        for n, t in mine(paths[0]).items():
+            close(paths[1][n], t, 1e-8)
+    bad = mine(whole)
+    bad["alpha"] = bad["alpha"] * (1 if rank == 0 else -1)
+    with pytest.raises(mid.DegeneratePointError, match="alpha"):
+        mid.Section(sharded(group))(bad)
+
+
 class Scores(torch.nn.Module):
     def __init__(self, values):
         super().__init__()
@@ -347,6 +392,7 @@ CHECKS = [
     derivatives_through_a_sharded_section_are_those_of_the_whole,
     attached_plain_shards_run_as_the_whole_point_does,
     attached_dtensors_run_as_the_whole_point_does,
+    items_of_a_response_model_are_spread_over_ranks,
     fully_sharded_parameters_run_as_the_whole_ones_do,
     a_step_moves_as_many_numbers_as_the_group_has_dimensions,
     an_error_on_one_rank_is_an_error_on_both,
