@@ -589,3 +589,11 @@ def test_half_precision_that_has_lost_the_spread_at_a_large_origin_is_told(origi
         warnings.simplefilter("always")
         mid.Ensemble(members, mid.Translation())
     assert ["emit the outputs in float32" in str(w.message) for w in caught] == [True] * warned
+
+
+def test_items_are_contrasts_by_name():
+    x = random(20, 3)
+    ensemble = mid.Ensemble(x, mid.Translation(), names=["Ann", "Bob", "Cyd"])
+    torch.testing.assert_close(ensemble.contrast("Ann", "Cyd").members, x[:, 0] - x[:, 2])
+    with pytest.raises(ValueError, match=r"`minus` must be the name or index of an item \(Ann, Bob, Cyd\)"):
+        ensemble.contrast("Ann", "Dan")
