@@ -1,5 +1,6 @@
 """Runs the demo: trains, aligns, prints tables, saves the picture."""
 
+import itertools
 import time
 from pathlib import Path as FilePath
 
@@ -34,8 +35,7 @@ def run_demo(members: int, seed: int, output: FilePath, console: Console) -> Non
     generator = torch.Generator().manual_seed(seed)
     console.print(f"Training {members} networks on the choices of travellers, then three fits of baseball.")
     with _progress(console) as progress, Stages(not console.is_interactive, "demo") as stages:
-        stages.begin(f"training {members} networks")
-        outcome = _train(members, generator, progress)
+        outcome = _train(members, generator, progress, stages)
         stages.begin("fitting baseball")
         start = torch.randn(7, generator=generator, dtype=torch.float64)
         fits = _fit(start, progress)
@@ -60,10 +60,18 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _train(members: int, generator: torch.Generator, progress: Progress) -> Outcome:
+def _train(members: int, generator: torch.Generator, progress: Progress, stages: Stages) -> Outcome:
     learn, held_out = travel.load_travellers()
     task = progress.add_task("travel modes", total=travel.STEPS)
-    utilities = travel.train_members(learn, members, generator, lambda: progress.advance(task))
+    done = itertools.count(1)
+
+    def advance() -> None:
+        progress.advance(task)
+        if (step := next(done)) % (travel.STEPS // 10) == 0:
+            stages.begin(f"training {members} networks, step {step:,} of {travel.STEPS:,}")
+
+    stages.begin(f"training {members} networks")
+    utilities = travel.train_members(learn, members, generator, advance)
     naive = utilities(held_out.features)
     shares = torch.bincount(learn.chosen, minlength=len(travel.MODES)).double() / len(learn.chosen)
     baseline = -shares.log()[held_out.chosen].mean().item()

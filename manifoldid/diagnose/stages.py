@@ -30,7 +30,7 @@ class Stages:
             self._timer.start()
 
     def _write(self, stage: str) -> None:
-        sys.stderr.write(f"{self._of}: {time.monotonic() - self._start:.0f} s, {stage} ...\n")
+        sys.stderr.write(f"{self._of}: {stage} ... (after {time.monotonic() - self._start:.0f} s)\n")
         sys.stderr.flush()
 
     def _cancel(self) -> None:
