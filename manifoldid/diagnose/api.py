@@ -213,7 +213,9 @@ def _assembled(
     closed = closed or (many and group is not None)
     small = probe.size <= _LARGE
     stages.begin("finite symmetries")
-    discrete = find_discrete(probe, fields, points, labels, solve=found.null_dim == 0 and probe.exact) if small else ()
+    named = probe.exact and not lost and all(f.closed_form for f in fields)
+    bases = ([probe.point] if found.null_dim == dim else []) + points[:1] if named else []
+    discrete, starts = find_discrete(probe, fields, points, labels, bases) if small else ((), 0)
     stages.begin("information at the point")
     directions = directions_at(probe, found.null_dim, nulls.scale, labels) if small else ()
     diagnosis = Diagnosis(
@@ -221,7 +223,8 @@ def _assembled(
         null_dim=found.null_dim,
         algebra=name_of_many(search, group, dim) if many else name_of(search, algebra, closed, dim),
         generators=tuple(generators),
-        discrete=tuple(discrete),
+        discrete=discrete,
+        starts=starts,
         group=group,
         directions=directions,
         weak=weak_ones(directions),

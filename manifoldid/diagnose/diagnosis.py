@@ -106,6 +106,7 @@ class Diagnosis:
         size: Number of real parameters.
         invariants: What predictions determine, as text.
         design: How many of the `dim` directions more varied inputs would determine; 0 if no `inputs` were given.
+        starts: From how many starts second solutions were looked for; 0 where there are too many unknowns for it.
     """
 
     dim: int
@@ -123,6 +124,7 @@ class Diagnosis:
     size: int
     invariants: str = ""
     design: int = 0
+    starts: int = 0
 
     @property
     def identifiable(self) -> bool | None:

@@ -1,6 +1,7 @@
 """Finite moves along a field: whether predictions stay, and whether the flow exists for long."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -41,6 +42,20 @@ def turning_time(field: Field, x: Tensor) -> float:
     if float(change.norm()) <= 1e-9 * float(velocity.norm()):
         return natural_time(field, x)
     return float(velocity.norm() / change.norm())
+
+
+def held_coordinates(fields: Sequence[Field], x: Tensor) -> list[int]:
+    """Coordinates that fix the gauge when they are held: where the fields have an invertible block, one for each dimension."""
+    velocities = torch.stack([f(x) for f in fields]) if fields else x.new_zeros(0, len(x))
+    held: list[int] = []
+    while len(held) < len(fields):
+        size = velocities.abs() / (x.abs() + 1e-3)
+        k, i = divmod(int(size.argmax()), len(x))
+        if not float(size[k, i]) > 1e-9:
+            break
+        held.append(i)
+        velocities = velocities - velocities[:, i : i + 1] / velocities[k, i] * velocities[k]
+    return held
 
 
 def finite_moves(probe: Probe, field: Field, points: list[Tensor]) -> tuple[float, bool]:

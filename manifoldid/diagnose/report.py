@@ -3,10 +3,9 @@
 import textwrap
 from collections.abc import Iterable
 
-import torch
-
 from manifoldid.diagnose.diagnosis import Diagnosis
 from manifoldid.diagnose.labels import labels_of
+from manifoldid.diagnose.moves import held_coordinates
 from manifoldid.points import flatten
 
 _WIDTH = 100
@@ -29,6 +28,10 @@ def report(d: Diagnosis) -> str:
     if d.discrete:
         lines += _entry("finite part", _shortened([f"{s.formula}  ({s.name})" for s in d.discrete]), most=2)
         lines += _entry("", ["align ensembles over it with mid.Finite(*[s.map for s in d.discrete])"])
+    elif d.starts:
+        lines += _entry(
+            "finite part", [f"none found, of signs, exchanges, and second solutions from {d.starts} starts"]
+        )
     if d.weak:
         lines += _entry("weak", _shortened([f"{w.formula}: information {w.information:.1e}" for w in d.weak]), most=2)
     elif d.directions:
@@ -74,17 +77,9 @@ def _group(d: Diagnosis) -> str:
 
 
 def _remedy(d: Diagnosis) -> str:
-    """Coordinates that fix the gauge when they are held: where the generators have an invertible block."""
-    x = flatten(d.generators[0].like)
-    velocities = torch.stack([g.flat_field(x) for g in d.generators])
-    labels, held = labels_of(d.generators[0].like), []
-    while len(held) < d.dim:
-        size = velocities.abs() / (x.abs() + 1e-3)
-        k, i = divmod(int(size.argmax()), len(x))
-        if not float(size[k, i]) > 0:
-            break
-        held.append(labels.name(i))
-        velocities = velocities - velocities[:, i : i + 1] / velocities[k, i] * velocities[k]
+    like = d.generators[0].like
+    labels = labels_of(like)
+    held = [labels.name(i) for i in held_coordinates([g.flat_field for g in d.generators], flatten(like))]
     return f"hold {', '.join(held[:6])}{', ...' if len(held) > 6 else ''} at a fixed value, which takes the gauge out"
 
 

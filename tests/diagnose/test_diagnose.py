@@ -286,6 +286,41 @@ def test_a_second_solution_that_is_no_exchange_is_found():
     assert any(torch.allclose(s.map(point), wanted, rtol=1e-6) for s in diagnosis.discrete)
 
 
+def absorption(amount, volume, clearance, rate):
+    times = torch.tensor([0.25, 0.5, 1, 2, 4, 8, 16], dtype=F64)
+    out = clearance / volume
+    return amount * rate / (volume * (rate - out)) * (torch.exp(-out * times) - torch.exp(-rate * times))
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_rates_that_may_change_places_are_found_with_the_formula_of_the_exchange(seed):
+    # flip-flop kinetics: rate -> clearance / volume, volume -> clearance / rate, whatever the points that are drawn
+    predict = lambda x: absorption(1.0, *x)  # noqa: E731
+    point = torch.tensor([30.0, 5.0, 1.2], dtype=F64)
+    diagnosis = diagnose(predict, point, generator=torch.Generator().manual_seed(seed))
+    (flip,) = diagnosis.discrete
+    assert flip.formula == "x[0] -> x[1] / x[2], x[2] -> x[1] / x[0]"
+    assert torch.allclose(flip.map(point), torch.tensor([5 / 1.2, 5.0, 5 / 30.0], dtype=F64), rtol=1e-12)
+
+
+def test_second_solutions_are_found_beside_a_gauge():
+    point = {
+        k: torch.tensor(v, dtype=F64) for k, v in {"amount": 0.7, "volume": 30.0, "clearance": 5.0, "rate": 1.2}.items()
+    }
+    diagnosis = diagnose(lambda p: absorption(**p), point)
+    assert diagnosis.dim == 1
+    flip = next(s for s in diagnosis.discrete if s.name == "second solution")
+    moved = flip.map(point)
+    assert torch.allclose(absorption(**moved), absorption(**point), rtol=1e-9)
+    assert torch.allclose(moved["rate"], point["clearance"] / point["volume"], rtol=1e-9)
+
+
+def test_whole_turns_of_angles_are_found_once_each():
+    point = torch.tensor([0.4, -1.3], dtype=F64)
+    diagnosis = diagnose(lambda x: torch.cat([torch.cos(x), torch.sin(x)]), point)
+    assert [s.formula for s in diagnosis.discrete] == ["x[0] -> x[0] + 2 pi", "x[1] -> x[1] + 2 pi"]
+
+
 def test_a_network_is_diagnosed_on_two_levels():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3))
