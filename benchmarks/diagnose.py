@@ -44,6 +44,19 @@ def attention():
     return predict, {"Q": draw(160, 16), "K": draw(160, 16), "V": draw(160, 16), "O": draw(16, 160)}
 
 
+def many_heads():
+    """Eight heads of width 6 on tokens of length 50, heads as a leading dimension: 9,600 parameters."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=F64) / shape[1] ** 0.5  # noqa: E731
+    tokens = torch.randn(60, 12, 50, generator=generator, dtype=F64)
+
+    def predict(p):
+        queries, keys, values = (torch.einsum("ntd,hdk->nhtk", tokens, p[name]) for name in "QKV")
+        return torch.einsum("nhtk,hkd->ntd", torch.softmax(queries @ keys.mT / 6**0.5, dim=-1) @ values, p["O"])
+
+    return predict, {**{name: draw(8, 50, 6) for name in "QKV"}, "O": draw(8, 6, 50)}
+
+
 CASES = {
     "Bradley-Terry, 1,000 items": (lambda: comparisons(1000, 8000), 1, 3),
     "Bradley-Terry, 200,000 items": (lambda: comparisons(200_000, 1_000_000), 1, 60),
@@ -51,6 +64,7 @@ CASES = {
     "factorisation 300 x 300, rank 5, flat": (lambda: factorisation(flat=True), 25, 60),
     "factorisation 300 x 300, rank 5": (lambda: factorisation(flat=False), 25, 60),
     "attention block, 10,240 parameters": (attention, 512, 60),
+    "eight heads, 9,600 parameters": (many_heads, 576, 60),
 }
 
 

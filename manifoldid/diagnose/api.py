@@ -210,7 +210,8 @@ def _assembled(
     whole = (closed or many) and all(g.complete and g.closed_form for g in generators)
     stages.begin("the group")
     group = match_group(probe, fields, formulas, points) if whole or not dim else None
-    closed = closed or (many and group is not None)
+    algebra_name = name_of_many(search, group, dim) if many else name_of(search, algebra, closed, dim)
+    closed = closed or (many and (group is not None or not algebra_name.startswith("unknown")))
     small = probe.size <= _LARGE
     stages.begin("finite symmetries")
     named = probe.exact and not lost and all(f.closed_form for f in fields)
@@ -221,7 +222,7 @@ def _assembled(
     diagnosis = Diagnosis(
         dim=dim,
         null_dim=found.null_dim,
-        algebra=name_of_many(search, group, dim) if many else name_of(search, algebra, closed, dim),
+        algebra=algebra_name,
         generators=tuple(generators),
         discrete=discrete,
         starts=starts,

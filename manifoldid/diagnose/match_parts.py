@@ -146,6 +146,13 @@ def _add_matrix(found: _Factors, cluster: list[ClosedField]) -> bool:
     return True
 
 
+def mixes_factors(cluster: list[Field]) -> bool:
+    """Whether the fields are all of GL(k) on the rows of two factors of a product, wherever their entries lie."""
+    affine = [f for f in cluster if isinstance(f, ClosedField) and f.is_affine]
+    found = _Factors()
+    return len(affine) == len(cluster) and _add_matrix(found, affine) and bool(found.joint)
+
+
 def _rows(cluster: list[ClosedField]) -> Tensor | None:
     """Coordinates (m, k) that are mixed with each other, row by row; None if rows have different lengths."""
     n = cluster[0].size

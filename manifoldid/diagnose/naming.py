@@ -8,7 +8,7 @@ from manifoldid.diagnose.classify import Overlap, name_algebra
 from manifoldid.diagnose.compact import compact_combinations
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.generators import Algebra, Search, close
-from manifoldid.diagnose.match_parts import clusters
+from manifoldid.diagnose.match_parts import clusters, mixes_factors
 from manifoldid.groups import GaugeGroup, GeneralLinear
 
 MOST_BRACKETS = 40  # fields whose structure constants are computed; more are named by the group that they make
@@ -44,7 +44,9 @@ def name_of_many(search: Search, group: GaugeGroup | None, dim: int) -> str:
         rank = math.isqrt(len(fields))
         if _commute(fields):
             lines += len(fields)
-        elif rank**2 == len(fields) and any(_blocks(search, fields) <= blocks for blocks in factors):
+        elif rank**2 == len(fields) and (
+            any(_blocks(search, fields) <= blocks for blocks in factors) or mixes_factors(fields)
+        ):
             names.append(f"gl({rank})")
         elif len(fields) <= MOST_BRACKETS:
             algebra = close(part := Search(search.nulls, fields), len(fields))

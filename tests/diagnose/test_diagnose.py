@@ -386,3 +386,28 @@ def test_sample_may_take_a_generator():
         differences, normal(5), sample=lambda generator: torch.randn(5, generator=generator, dtype=F64)
     )
     assert diagnosis.dim == 1
+
+
+@pytest.mark.parametrize("leading", [True, False], ids=["heads as a dimension", "heads as slices"])
+def test_every_head_of_an_attention_block_has_its_own_bases(leading):
+    tokens = normal(20, 8, 16)
+    shapes = {"Q": (4, 16, 4), "K": (4, 16, 4), "V": (4, 16, 4), "O": (4, 4, 16)}
+    point = {name: normal(*shape, seed=k) / 4 for k, (name, shape) in enumerate(shapes.items())}
+
+    def predict(p):
+        if not leading:
+            cut = {name: p[name].unflatten(1, (4, 4)).movedim(1, 0) for name in "QKV"}
+            p = {**cut, "O": p["O"].unflatten(0, (4, 4))}
+        queries, keys, values = (torch.einsum("ntd,hdk->nhtk", tokens, p[name]) for name in "QKV")
+        return torch.einsum("nhtk,hkd->ntd", torch.softmax(queries @ keys.mT / 2, -1) @ values, p["O"])
+
+    if not leading:
+        point = {name: t.movedim(0, 1).flatten(1) for name, t in point.items() if name != "O"} | {
+            "O": point["O"].flatten(0, 1)
+        }
+    diagnosis = diagnose(predict, point)
+    assert (diagnosis.dim, diagnosis.algebra) == (128, " + ".join(["gl(4)"] * 8))
+    assert all(g.closed_form for g in diagnosis.generators)
+    if leading:
+        check_invariance(predict, point, diagnosis.group)
+        assert diagnosis.group.dimension(point) * 4 == 128
