@@ -189,6 +189,8 @@ def _real_dtype(t: Tensor) -> torch.dtype:
 
 
 def _expanded(w: Tensor, event: torch.Size) -> Tensor:
+    if not event:  # one number is one item
+        return w.reshape(())
     return w.reshape(w.shape + (1,) * (len(event) - w.ndim)).expand(event)
 
 

@@ -14,6 +14,7 @@ from manifoldid.points import Point, blocks_of, detached, flatten, like_point, m
 
 TOLERANCE = 1e-8  # float64: far above the rounding of a closed form, far below any mistake
 _MOVE = 0.3
+_ALIGNED = 1e-4  # relative error of `align` at the end of a vector: a jump to another image is of the order of 1
 
 
 @dataclass
@@ -75,6 +76,18 @@ class Case:
     def horizontal(self, x: Point, seed: int) -> Point:
         """A horizontal (tangent) vector at `x`."""
         return self.space.horizontal(x, self.tangent(x, seed))
+
+    def short(self, x: Point, seed: int) -> Point:
+        """A horizontal vector at `x` as long as geodesics are shortest: a finite part of the group may bring another image near."""
+        v = map_blocks(lambda t: 0.1 * t, self.horizontal(x, seed))
+        if self.group is None:
+            return v
+        for factor in (1.0, 1 / 4, 1 / 16, 1 / 64):
+            u = map_blocks(lambda t, factor=factor: factor * t, v)
+            end = self.space.exp(x, u)
+            if size(map_blocks(torch.sub, self.space.align(end, x), end)) <= _ALIGNED * size(u):
+                return u
+        return v  # as no length helps, it is the group that is wrong
 
     def function(self, x: Point) -> Tensor:
         """A smooth function of one point that is constant on orbits; shape (*batch)."""

@@ -11,6 +11,7 @@ from manifoldid.conformance.case import (
     Case,
     as_float32,
     normal,
+    normal_vector,
     require,
     require_close,
     velocity,
@@ -140,7 +141,7 @@ def moves_compose(case: Case) -> None:
         "two moves one after the other are no move: no xi makes the same point",
         1e-7,
     )
-    if unused_directions(case):
+    if _unused_directions(case, case.x):
         return  # coordinates are not unique where there is a stabiliser
     require_close(
         moved(group, c, case.y),
@@ -166,9 +167,9 @@ def _coordinates(case: Case, x: Point, target: Point, guess: torch.Tensor) -> to
     return xi
 
 
-def unused_directions(case: Case) -> int:
-    """Dimension of the group less the dimension of the orbit through x."""
-    rows = flatten_basis(case.gauge.vertical_basis(case.x), case.x, case.ndim)
+def _unused_directions(case: Case, x: Point) -> int:
+    """Dimension of the group less the dimension of the orbit through x: that of the moves that leave x where it is."""
+    rows = flatten_basis(case.gauge.vertical_basis(x), x, case.ndim)
     rank = int(torch.linalg.matrix_rank(rows, rtol=1e-10).min())
     return rows.shape[-2] - rank
 
@@ -197,7 +198,7 @@ def points_of_a_batch_move_alone(case: Case) -> None:
 
 @check("dimension")
 def dimension_is_that_of_the_orbit(case: Case) -> None:
-    """dimension(x) is the number of independent velocities of the orbit, and of names."""
+    """dimension(x) is the number of names and of independent velocities, less the moves that leave a generic point alone."""
     group, x = case.gauge, case.x
     dim = group.dimension(x)
     basis = flatten_basis(group.vertical_basis(x), x, case.ndim)
@@ -207,11 +208,19 @@ def dimension_is_that_of_the_orbit(case: Case) -> None:
     )
     names = group.generator_names(x)
     require(len(names) == dim, f"generator_names has {len(names)} names for dimension {dim}")
-    lost = unused_directions(case)
+    lost = _unused_directions(case, x)
+    if not lost:
+        return
+    near = map_blocks(lambda t, u: t + 1e-2 * u, x, normal_vector(x, 41))
     require(
-        lost == 0,
-        f"{dim} coordinates move the sample in {dim - lost} directions only: `dim` is too large, coordinates repeat each other, or "
-        "the sample is not generic",
+        _unused_directions(case, near) == lost,
+        f"{dim} coordinates move the sample in {dim - lost} directions only, and points near it in more: the sample is not generic",
+    )
+    everywhere = [flatten_basis(group.vertical_basis(p), p, case.ndim) for p in (x, near, case.y, case.z)]
+    repeated = dim - int(torch.linalg.matrix_rank(torch.cat(everywhere, dim=-1), rtol=1e-10).min())
+    require(
+        repeated == 0,
+        f"{dim} coordinates move all points in {dim - repeated} ways only: `dim` is too large, or coordinates repeat each other",
     )
 
 

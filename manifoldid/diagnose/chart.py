@@ -95,11 +95,11 @@ class TabulatedField(Field):
 
 def add_tabulated(search: Search) -> bool:
     """Adds a pointwise field without a formula if the null space is a line that one explains; returns whether it did."""
-    n = search.nulls.probe.size
-    if search.dim != 1 or search.fields or not 2 <= n <= 200:
+    nulls, n = search.nulls, search.nulls.probe.size
+    if not isinstance(nulls, NullSpaces) or search.dim != 1 or search.fields or not 2 <= n <= 200:
         return False
-    points = search.nulls.regular(max(12, -(-280 // max(n - 1, 1))))
-    direction = torch.stack([p.null[:, 0] * search.nulls.scale for p in points])
+    points = nulls.regular(max(12, -(-280 // max(n - 1, 1))))
+    direction = torch.stack([p.null[:, 0] * nulls.scale for p in points])
     signs = _signs(direction)
     if signs is None:
         return False
@@ -109,7 +109,7 @@ def add_tabulated(search: Search) -> bool:
         series = _series(points, direction * signs, signs != 0, low, high, degree, inverse)
         if series is None:
             continue
-        field = TabulatedField(signs, series, inverse, low, high, search.nulls, _polynomial(series, low, high))
+        field = TabulatedField(signs, series, inverse, low, high, nulls, _polynomial(series, low, high))
         if all(_vertical(search, field, p) for p in [*points, *search.fresh_points()]):
             search.fields.append(field)
             return True
@@ -129,7 +129,7 @@ def _polynomial(series: Tensor, low: float, high: float) -> np.polynomial.Polyno
 
 def _written(polynomial: np.polynomial.Polynomial) -> str:
     names = ["1", "x", *(f"x^{k}" for k in range(2, len(polynomial.coef)))]
-    return expression_of([(c, name) for c, name in zip(polynomial.coef.tolist(), names, strict=True) if c != 0])
+    return expression_of([(c, name) for c, name in zip(map(float, polynomial.coef), names, strict=True) if c != 0])
 
 
 def _signs(direction: Tensor) -> Tensor | None:

@@ -7,6 +7,7 @@ that a translation of a million items costs a vector.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch import Tensor
 from manifoldid._linalg import pushforward
 from manifoldid.diagnose.flows import exponential_action, integrate
 from manifoldid.diagnose.functions import BY_NAME, CONSTANT, IDENTITY
+from manifoldid.diagnose.lie_series import EndingSeries, Powers, polynomial
+
+_POLYNOMIAL = 40  # coordinates up to which flows are looked for as polynomials
 
 
 @dataclass(frozen=True)
@@ -131,18 +135,43 @@ class ClosedField(Field):
         return None if bool((used > 1).any()) else terms
 
     def flow(self, x: Tensor, t: Tensor) -> Tensor:
-        terms = self.separate_terms()
-        if terms is not None and all(BY_NAME[name].flow is not None for name in terms):
-            moved = x + 0 * t
-            for name, coefficients in terms.items():
-                used = coefficients != 0
-                safe = torch.where(used, x, torch.full_like(x, 0.5))
-                moved = torch.where(used, BY_NAME[name].flow(safe, coefficients.to(x) * t), moved)
+        moved = self._separate_flow(x, t)
+        if moved is not None:
             return moved
         if self.is_affine:
             bound = float(torch.zeros(self.size, dtype=torch.float64).index_add(0, self.rows, self.entries.abs()).max())
             return exponential_action(self.linear, None if self.constant is None else self.constant.to(x), x, t, bound)
-        return integrate(self, x, t)
+        series = self._series
+        return integrate(self, x, t) if series is None else series(x, t)
+
+    def _separate_flow(self, x: Tensor, t: Tensor) -> Tensor | None:
+        """The flow, if every coordinate moves by one function of itself whose flow has a formula."""
+        terms = self.separate_terms()
+        if terms is None:
+            return None
+        moved = x + 0 * t
+        for name, coefficients in terms.items():
+            flow, used = BY_NAME[name].flow, coefficients != 0
+            if flow is None:
+                return None
+            safe = torch.where(used, x, torch.full_like(x, 0.5))
+            moved = torch.where(used, flow(safe, coefficients.to(x) * t), moved)
+        return moved
+
+    @cached_property
+    def _series(self) -> EndingSeries | None:
+        """The flow, if it is a polynomial."""
+        if self.pointwise or any(m.logs for m in self.monomials) or self.size > _POLYNOMIAL:
+            return None
+        velocity = []
+        for i in range(self.size):
+            terms: list[tuple[float, Powers]] = [
+                (m.coefficient, tuple(sorted(m.powers))) for m in self.monomials if m.row == i
+            ]
+            terms += [(float(self.entries[k]), ((int(self.columns[k]), 1),)) for k in (self.rows == i).nonzero()[:, 0]]
+            terms += [] if self.constant is None else [(float(self.constant[i]), ())]
+            velocity.append(polynomial(terms))
+        return EndingSeries.of(velocity)
 
     def moved_rows(self) -> Tensor:
         """Which coordinates (n,) the field moves."""

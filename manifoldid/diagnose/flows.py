@@ -1,9 +1,12 @@
 """Flows of vector fields: exact for affine and separable fields, extrapolated integration for the rest."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from manifoldid.points import concrete
 
 _STAGES = (
     2,
@@ -13,6 +16,7 @@ _STAGES = (
     10,
     12,
 )  # steps of the modified midpoint rule before extrapolation in 1/steps^2 (Gragg, Bulirsch, Stoer)
+_BLIND_STEPS = 8  # where values cannot be looked at
 _TERMS = 24  # of the exponential series at norm <= 1: 1/24! is below rounding
 
 
@@ -20,8 +24,7 @@ def exponential_action(
     apply: Callable[[Tensor], Tensor], shift: Tensor | None, x: Tensor, t: Tensor, bound: float
 ) -> Tensor:
     """x(t) of dx/dt = B x + b by Taylor series in steps; B is given by its action `apply`, `bound` bounds its norm."""
-    size = float(t.detach().abs().max()) * bound
-    steps = max(1, int(size + 0.999))
+    steps = max(1, int(float(t.detach().abs().max()) * bound + 0.999)) if concrete(t) else _BLIND_STEPS
     step = t / steps
     for _ in range(steps):
         term = step * (apply(x) if shift is None else apply(x) + shift)
@@ -49,17 +52,18 @@ def integrate(
         The point (..., n) at time t.
     """
     tolerance = max(tolerance, 16 * torch.finfo(x.dtype).eps)
-    done, step, taken = 0.0, 0.25, 0
-    if not bool((t != 0).any()):
-        return x + 0 * t
+    if not (concrete(x) and concrete(t)):
+        for _ in range(_BLIND_STEPS):
+            x = _extrapolated(field, x, t / _BLIND_STEPS)[0]
+        return x
+    done, step, taken = 0.0, 1.0, 0  # also for t = 0: derivatives by t are asked for there
     while done < 1.0:
         taken += 1
         if taken > most or step < 1e-7:
             return torch.full_like(x, float("nan"))
         step = min(step, 1.0 - done)
-        new, error = _extrapolated(field, x, step * t)
-        ok = bool(torch.isfinite(new).all())
-        worst = float((error.abs() / (1e-12 + new.abs() + x.abs().amax())).max()) if ok else float("inf")
+        new, error = _extrapolated(field, x, step * t, tolerance)
+        worst = _worst(error, new, x)
         if worst <= tolerance:
             x, done = new, done + step
             if float(x.detach().abs().max()) > 1e12:
@@ -68,7 +72,10 @@ def integrate(
     return x
 
 
-def _extrapolated(field: Callable[[Tensor], Tensor], x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def _extrapolated(
+    field: Callable[[Tensor], Tensor], x: Tensor, t: Tensor, tolerance: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """x(t) and its error, by as many rows of the table as it takes until the error is below the tolerance."""
     table: list[Tensor] = []
     slope = field(x)
     for k, count in enumerate(_STAGES):
@@ -79,7 +86,16 @@ def _extrapolated(field: Callable[[Tensor], Tensor], x: Tensor, t: Tensor) -> tu
             row = row + (row - table[j - 1]) / (ratio - 1)
             new.append(row)
         table = new
+        if k and tolerance and _worst(table[-1] - table[-2], table[-1], x) <= tolerance:
+            break
     return table[-1], (table[-1] - table[-2]).detach()
+
+
+def _worst(error: Tensor, new: Tensor, x: Tensor) -> float:
+    """The error relative to the size of the points; inf if it is not finite."""
+    size = 1e-12 + new.detach().abs() + x.detach().abs().amax()
+    worst = float((error.detach().abs() / size).max())
+    return worst if math.isfinite(worst) else math.inf
 
 
 def _midpoint(field: Callable[[Tensor], Tensor], x: Tensor, slope: Tensor, t: Tensor, count: int) -> Tensor:

@@ -6,6 +6,7 @@ values. Vertical fields form a module over functions; what counts is new modulo 
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ class Search:
             return 0
         return max(_rank(self._values(fields, p)) for p in self.nulls.regular(3))
 
-    def _values(self, fields: list[Field], p: LocalNull) -> Tensor:
+    def _values(self, fields: Sequence[Field], p: LocalNull) -> Tensor:
         """Values (n, k) of fields in scaled coordinates, columns of length 1."""
         values = torch.stack([f(p.x) for f in fields], dim=1) / self.nulls.scale[:, None]
         return values / values.norm(dim=0).clamp_min(1e-300)
@@ -287,9 +288,12 @@ def close(search: Search, most: int | None = None) -> Algebra:
         if algebra.closed or missing is None or len(search.fields) >= limit:
             return algebra
         i, j = missing
-        if not all(isinstance(f, ClosedField) and f.is_affine for f in (search.fields[i], search.fields[j])):
+        first, second = search.fields[i], search.fields[j]
+        if not (
+            isinstance(first, ClosedField) and isinstance(second, ClosedField) and first.is_affine and second.is_affine
+        ):
             return algebra
-        search.fields.append(_affine_bracket(search.fields[i], search.fields[j]))
+        search.fields.append(_affine_bracket(first, second))
         if not _independent(search):
             search.fields.pop()
             return algebra
@@ -331,9 +335,10 @@ def _structure(search: Search) -> tuple[Algebra, tuple[int, int] | None]:
 
 def _brackets(fields: list[Field], x: Tensor) -> Tensor:
     """All brackets (g, g, n) of fields at one point; [i, j] is filled for j < i."""
-    if all(isinstance(f, ClosedField) and f.is_affine for f in fields):
-        values = torch.stack([f(x) for f in fields])
-        moved = torch.stack([f.linear(values) for f in fields])  # [j, i]: D X_j . X_i
+    affine = [f for f in fields if isinstance(f, ClosedField) and f.is_affine]
+    if len(affine) == len(fields):
+        values = torch.stack([f(x) for f in affine])
+        moved = torch.stack([f.linear(values) for f in affine])  # [j, i]: D X_j . X_i
         return moved.transpose(0, 1) - moved
     found = torch.zeros(len(fields), len(fields), len(x), dtype=torch.float64)
     for i, j in itertools.combinations(range(len(fields)), 2):

@@ -5,7 +5,7 @@ products J'w of random w; what they do not explain is looked for by random proje
 fields c_i f(x_i) are read off these: c = nu(x) / f(x) must be the same vector at every point.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ def search_large(probe: Probe) -> tuple[Search, int]:
     first = large_null(nulls.models[0], probe.generator, _span(structured, nulls.models[0]), _MOST_DIRECTIONS)
     nulls.dim, nulls.certain, nulls.more = first.basis.shape[1], first.certain, first.more
     if nulls.dim:
-        _explain(search, first, structured)
+        _explain(search, nulls, first, structured)
     here = Linearised(probe, probe.point, nulls.scale)
     if bool((probe.point == nulls.models[0].x).all()):
         return search, nulls.dim
@@ -93,7 +93,7 @@ def _along_axes(nulls: LargeNulls) -> list[Field]:
     return _independent(axes.found(_MOST_NUMBERS // probe.size), nulls.models[0])
 
 
-def _independent(fields: list[Field], model: Linearised) -> list[Field]:
+def _independent(fields: Sequence[Field], model: Linearised) -> list[Field]:
     """Those fields whose values at a point are no combination of those before them."""
     if not fields:
         return []
@@ -101,27 +101,26 @@ def _independent(fields: list[Field], model: Linearised) -> list[Field]:
     return [fields[k] for k in independent(values / values.norm(dim=0).clamp_min(1e-300))]
 
 
-def _explain(search: Search, null: LargeNull, structured: list[Field]) -> None:
+def _explain(search: Search, nulls: LargeNulls, null: LargeNull, structured: list[Field]) -> None:
     """Closed forms for the null space: constants, then the structured ones, then pointwise functions."""
-    nulls = search.nulls
     if len(structured) == nulls.dim == _span(structured, nulls.models[0]).shape[1]:
         search.fields += structured
         return
     search.fields += _pointwise(null.basis, CONSTANT, nulls)
-    rank = _take(search, structured, search.rank())
+    rank = _take(search, nulls.models[0], structured, search.rank())
     points = torch.stack([m.x for m in nulls.models])
     for function in LIBRARY[1:]:
         if rank >= nulls.dim:
             return
         if function.defined(points):
-            rank = _take(search, _pointwise(null.basis, function, nulls), rank)
+            rank = _take(search, nulls.models[0], _pointwise(null.basis, function, nulls), rank)
     if rank < nulls.dim and nulls.probe.size * 100 <= _MOST_NUMBERS:
-        _take(search, _structured(nulls, layout_guesses(nulls.probe.like, nulls.probe.size)), rank)
+        guesses = layout_guesses(nulls.probe.like, nulls.probe.size)
+        _take(search, nulls.models[0], _structured(nulls, guesses), rank)
 
 
-def _take(search: Search, fields: list[Field], rank: int) -> int:
+def _take(search: Search, model: Linearised, fields: Sequence[Field], rank: int) -> int:
     """Adds those fields that raise the rank at the first point; returns the new rank."""
-    model = search.nulls.models[0]
     span = _span(search.fields, model)
     for field in fields:
         if rank >= search.dim:
@@ -184,8 +183,8 @@ def _vertical(family: Operators, nulls: LargeNulls) -> list[Field]:
             rows.append(pulled / pulled.norm().clamp_min(1e-300))
         values.append(torch.stack(rows) @ value)
         stacked.append(value.mT @ value)
-    size = sum(stacked).diagonal().sqrt()
-    return _read(family, values, sum(stacked), size)
+    gram = torch.stack(stacked).sum(0)
+    return _read(family, values, gram, gram.diagonal().sqrt())
 
 
 def _read(family: Operators, seen: list[Tensor], gram: Tensor, size: Tensor) -> list[Field]:
@@ -224,8 +223,10 @@ def _span(fields: list[Field], model: Linearised) -> Tensor:
 
 def add_large_projections(search: Search) -> None:
     """Completes the fields by projections of random directions on the null space at each point."""
-    for _ in range(min(search.dim - search.rank(), _MOST_DIRECTIONS)):
-        search.fields.append(_projection(search.nulls))
+    nulls = search.nulls
+    if isinstance(nulls, LargeNulls):
+        for _ in range(min(search.dim - search.rank(), _MOST_DIRECTIONS)):
+            search.fields.append(_projection(nulls))
 
 
 def _projection(nulls: LargeNulls) -> Field:

@@ -7,6 +7,7 @@ its dual (x -> -x B').
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import scipy  # its submodules load on first use
@@ -16,6 +17,8 @@ from torch import Tensor
 import manifoldid.groups as catalogue
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.groups import GaugeGroup, Parts, Product
+
+F = TypeVar("F", bound=Field)
 
 _SAME = 1e-9
 
@@ -65,7 +68,7 @@ def group_on_parts(fields: list[Field], positive: Tensor) -> GaugeGroup | None:
     return found.group()
 
 
-def clusters(fields: Sequence[Field]) -> list[list[Field]]:
+def clusters(fields: Sequence[F]) -> list[list[F]]:
     """Fields that move common coordinates, directly or through others; fields without a formula move all."""
     moved = [f.moved_rows() if isinstance(f, ClosedField) else torch.ones(f.size, dtype=torch.bool) for f in fields]
     table = scipy.sparse.csr_matrix(torch.stack(moved).numpy())

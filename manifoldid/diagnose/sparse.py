@@ -13,7 +13,7 @@ _MOST_PROGRAMS = 40
 def echelon_basis(basis: Tensor) -> tuple[Tensor, list[int]]:
     """The basis (m, q) of the same space that is the identity on q well-chosen rows, and these rows."""
     matrix = basis.numpy()
-    _, _, order = scipy.linalg.qr(matrix.T, mode="economic", pivoting=True)
+    order = np.asarray(scipy.linalg.qr(matrix.T, mode="economic", pivoting=True)[-1])
     rows = sorted(order[: matrix.shape[1]].tolist())
     return torch.from_numpy(np.linalg.solve(matrix[rows].T, matrix.T).T.copy()), rows
 
@@ -49,7 +49,7 @@ def sparse_candidates(space: Tensor, new: Tensor, costs: Tensor, most: int = _MO
 def _pivots(image: Tensor, count: int) -> list[int]:
     """Rows of `image` (m, q) that span, and others beside them, without repeating directions."""
     matrix = image.numpy()
-    _, _, order = scipy.linalg.qr(matrix.T, mode="economic", pivoting=True)
+    order = np.asarray(scipy.linalg.qr(matrix.T, mode="economic", pivoting=True)[-1])
     size = np.linalg.norm(matrix, axis=1)
     chosen: list[int] = []
     for j in order.tolist():

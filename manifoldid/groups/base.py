@@ -51,6 +51,11 @@ class Canonical(NamedTuple):
     regular: Tensor | None = None
     """Whether the orbit has a representative (*batch, 1 or one per block); None means always."""
 
+    @property
+    def verdict(self) -> Tensor:
+        """`regular`, true where it is None."""
+        return torch.ones_like(self.xi[..., :1], dtype=torch.bool) if self.regular is None else self.regular
+
 
 class GaugeGroup(ABC):
     """A group that acts on points and leaves the likelihood unchanged.

@@ -226,6 +226,8 @@ class Finite(_FiniteGroup):
         TypeError: A map is no function.
     """
 
+    maps: tuple[Callable[[Point], Point], ...]
+
     def __init__(self, *maps: Callable[[Point], Point], event_dim: int = 0, blocks: tuple[str, ...] = ()):
         if not all(callable(one) for one in maps):
             raise TypeError("`Finite` takes functions of a point")

@@ -171,7 +171,7 @@ class GeneralLinear(GaugeGroup):
         size = self.factors_of(x)[0].shape[-1]
         from_x, from_to = (_element(form.xi, size) for form in (start, end))
         g = self.turn(start.point, end.point, weights) @ from_to
-        regular = start.regular & end.regular
+        regular = start.verdict & end.verdict
         change = torch.linalg.solve(g, from_x) - torch.eye(size, dtype=g.dtype, device=g.device)
         point = self.moved_by(g, start.point)
         return Canonical(point, change.flatten(-2) * regular, regular)

@@ -141,7 +141,7 @@ class LocationScale(GaugeGroup):
     def closest(self, x: Point, to: Point, weights: Weights = None) -> Canonical:
         """The representative closest to `to` in the invariant metric (scales and slopes count by their logarithms)."""
         start, goal = self.canonical(x, weights), self.canonical(to, weights)
-        regular = start.regular & goal.regular
+        regular = start.verdict & goal.verdict
         point = LocationScaleGeometry(self, part_of_weights(weights, self.block_names)).align(x, to)
         form = self.canonical(point, weights)
         log_scale = start.xi[..., 0] - form.xi[..., 0]
@@ -318,9 +318,9 @@ class LocationScaleGeometry(Geometry):
         locations, others = self._split(x, ndim)
         signs = [torch.full_like(flatten(x[n], ndim), 1.0 if n in group.scales else -1.0) for n in group.positive]
         sign = torch.cat(signs, dim=-1) if signs else others
-        if self.weights is None:
+        w = None if self.weights is None else flat_weights(self.weights, self._own(x), ndim, group.shards)
+        if w is None:
             return Measure(locations, None, None, group.shards), torch.ones_like(others), sign
-        w = flat_weights(self.weights, self._own(x), ndim, group.shards)
         count = locations.shape[-1]
         return Measure(locations, w[:count], None, group.shards), w[count:].expand_as(others), sign
 

@@ -5,6 +5,8 @@ the identity, so that only the coordinates near 0 are ever used. The last two st
 from the solution carries the derivative of the implicit function, and a second one carries the next two derivatives.
 """
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -67,25 +69,26 @@ def _velocity(group: GaugeGroup, x: Point, zero: Tensor, k: int) -> Point:
     return pushforward(lambda xi: moved(group, xi, x), zero, direction)
 
 
-class _Objective:
-    """Half the weighted squared distance of act(xi, x) from a target, with derivatives in xi at 0."""
+class Objective:
+    """A function of points whose least value on an orbit picks a representative, with derivatives in xi at 0."""
 
-    def __init__(self, group: GaugeGroup, to: Point, weights: Weights, like: Point):
-        self.group, self.to = group, to
+    def __init__(self, group: GaugeGroup, weights: Weights, like: Point):
+        self.group = group
         self.ndim = group.batch_ndim(like)
         self.weights = flat_weights(group.entry_weights(weights, like), like, self.ndim)
 
-    def residual(self, xi: Tensor, x: Point) -> Tensor:
-        rest = flatten(moved(self.group, xi, x), self.ndim) - flatten(self.to, self.ndim)
-        return rest if self.weights is None else rest * self.weights.sqrt()
-
     def value(self, xi: Tensor, x: Point) -> Tensor:
-        return 0.5 * self.residual(xi, x).square().sum(-1)
+        """The function at act(xi, x), shape (*batch)."""
+        raise NotImplementedError
 
     def extent(self, x: Point) -> Tensor:
-        """Length of the numbers whose difference is the residual: its rounding error is this times the precision."""
-        size = flatten(x, self.ndim).abs() + flatten(self.to, self.ndim).abs()
+        """Length of the numbers whose squares are the value: its rounding error is of the order of precision * extent^2."""
+        size = flatten(x, self.ndim).abs()
         return (size if self.weights is None else size * self.weights.sqrt()).norm(dim=-1)
+
+    def constant(self) -> "Objective":
+        """The same function, without derivatives by what it was made of."""
+        return self
 
     def derivatives(self, x: Point, zero: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient (*batch, dim) and Hessian (*batch, dim, dim) at the identity."""
@@ -97,6 +100,27 @@ class _Objective:
         eye = torch.eye(zero.shape[-1], dtype=zero.dtype, device=zero.device)
         rows = [pull(row.expand_as(zero).contiguous())[0] for row in eye]
         return slope, torch.stack(rows, dim=-2)
+
+
+class _Distance(Objective):
+    """Half the weighted squared distance from a target."""
+
+    def __init__(self, group: GaugeGroup, to: Point, weights: Weights, like: Point):
+        super().__init__(group, weights, like)
+        self.to = to
+
+    def value(self, xi: Tensor, x: Point) -> Tensor:
+        rest = flatten(moved(self.group, xi, x), self.ndim) - flatten(self.to, self.ndim)
+        return 0.5 * (rest if self.weights is None else rest * self.weights.sqrt()).square().sum(-1)
+
+    def extent(self, x: Point) -> Tensor:
+        size = flatten(x, self.ndim).abs() + flatten(self.to, self.ndim).abs()
+        return (size if self.weights is None else size * self.weights.sqrt()).norm(dim=-1)
+
+    def constant(self) -> "_Distance":
+        other = copy.copy(self)
+        other.to = detached(self.to)
+        return other
 
 
 def closest_by_newton(group: GaugeGroup, x: Point, to: Point, weights: Weights = None) -> Canonical:
@@ -114,28 +138,75 @@ def closest_by_newton(group: GaugeGroup, x: Point, to: Point, weights: Weights =
     Raises:
         DegeneratePointError: There is no closest representative, or Newton's method does not find one.
     """
+    return least_on_orbit(_Distance(group, to, weights, x), x)
+
+
+def least_on_orbit(
+    objective: Objective, x: Point, first_move: Tensor | None = None, additive: bool = False
+) -> Canonical:
+    """The representative of the orbit of `x` where a function is least, by Newton's method.
+
+    Args:
+        objective: The function.
+        x: A point (*batch, *event).
+        first_move: Coordinates (*batch, dim) of a move to begin with, constants; default none.
+        additive: Whether coordinates of moves one after the other add up.
+
+    Returns:
+        The representative and its frame, once or twice differentiable in `x`.
+
+    Raises:
+        DegeneratePointError: There is no least value, Newton's method does not find it, or no coordinates lead back from there.
+    """
+    group = objective.group
     zero = zero_coordinates(group, x)
     if zero.shape[-1] == 0:
         return Canonical(x, zero)
-    objective = _Objective(group, to, weights, x)
-    steps = _newton_path(_Objective(group, detached(to), weights, x), detached(x), zero)
+    steps = [] if first_move is None else [first_move]
+    start = detached(x) if first_move is None else moved(group, first_move, detached(x))
+    steps += newton_path(objective.constant(), start, zero)
     y = x
     for step in steps:
         y = moved(group, step, y)
     for _ in range(2):
         slope, curvature = objective.derivatives(y, zero)
-        y = moved(group, -_solve(curvature, slope), y)
-    guess = -torch.stack(steps).sum(0) if steps else zero
-    return Canonical(y, _frame(group, x, y, guess))
+        steps.append(-_solve(curvature, slope))
+        y = moved(group, steps[-1], y)
+    back = -torch.stack(steps).sum(0)
+    if additive:
+        return Canonical(y, back)
+    xi = _frame(group, x, y, back.detach())
+    if concrete(xi) and not _leads_back(group, xi, y, x):
+        xi = _frame(group, x, y, _frame_by_steps(group, detached(x), [step.detach() for step in steps]))
+        if not _leads_back(group, xi, y, x):
+            raise DegeneratePointError(
+                f"no coordinates of {group!r} are found that lead from the representative back to the point: it lies too far along "
+                "its orbit; use mid.Section(group, at=x0) with a point x0 near your data"
+            )
+    return Canonical(y, xi)
 
 
-def _newton_path(objective: _Objective, x: Point, zero: Tensor) -> list[Tensor]:
-    """Steps, to be applied one after the other, that carry `x` to the closest representative."""
+def newton_path(objective: Objective, x: Point, zero: Tensor, most: int | None = None) -> list[Tensor]:
+    """Steps, to be applied one after the other, that carry `x` to where the objective is least.
+
+    Args:
+        objective: What becomes least.
+        x: Where to start.
+        zero: Coordinates (*batch, dim) of the identity.
+        most: Stop after so many steps, wherever they lead; default: go on until they arrive.
+
+    Returns:
+        The steps.
+
+    Raises:
+        DegeneratePointError: They do not arrive, when values can be looked at.
+    """
     steps: list[Tensor] = []
     look = concrete(first(x))
     eps = torch.finfo(zero.dtype).eps
     slope = size = zero
-    for _ in range(_NEWTON_STEPS if look else _BLIND_STEPS):
+    limit = most if most is not None else _NEWTON_STEPS if look else _BLIND_STEPS
+    for _ in range(limit):
         slope, curvature = objective.derivatives(x, zero)
         value = objective.value(zero, x)
         step, diagonal = _descent(slope, curvature)
@@ -147,7 +218,7 @@ def _newton_path(objective: _Objective, x: Point, zero: Tensor) -> list[Tensor]:
         step = _shortened(objective, x, step, value, slope) * ~done[..., None]
         steps.append(step)
         x = moved(objective.group, step, x)
-    if look and not bool((slope.abs().amax(-1) <= eps**0.5 * size).all()):
+    if look and most is None and not bool((slope.abs().amax(-1) <= eps**0.5 * size).all()):
         raise DegeneratePointError(
             f"the distance has no minimum on the orbit that Newton's method finds for {objective.group}; use "
             "mid.Section(group, at=x0) with a point x0 near your data, and see mid.conformance.check_group(group, sample)"
@@ -155,7 +226,7 @@ def _newton_path(objective: _Objective, x: Point, zero: Tensor) -> list[Tensor]:
     return steps
 
 
-def objective_numbers(objective: _Objective, x: Point) -> int:
+def objective_numbers(objective: Objective, x: Point) -> int:
     """How many numbers one point has, for the rounding of sums over them."""
     return flatten(x, objective.ndim).shape[-1]
 
@@ -172,7 +243,7 @@ def _descent(slope: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:
     return step, curvature.diagonal(dim1=-2, dim2=-1).abs()
 
 
-def _shortened(objective: _Objective, x: Point, step: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+def _shortened(objective: Objective, x: Point, step: Tensor, value: Tensor, slope: Tensor) -> Tensor:
     """`step`, halved per batch entry until the distance decreases (Armijo); at most 30 times."""
     size = torch.ones_like(value)
     decrease = (slope * step).sum(-1)
@@ -206,6 +277,25 @@ def _frame(group: GaugeGroup, source: Point, y: Point, guess: Tensor) -> Tensor:
     xi = guess
     for _ in range(4 + 2):
         xi = xi - _gauss_newton_step(group, xi, y, target, ndim)
+    return xi
+
+
+def _leads_back(group: GaugeGroup, xi: Tensor, y: Point, x: Point) -> bool:
+    """Whether act(xi, y) is x, up to half of the digits."""
+    ndim = group.batch_ndim(y)
+    target = flatten(x, ndim)
+    error = (flatten(moved(group, xi, y), ndim) - target).abs().amax(-1)
+    return bool((error <= torch.finfo(error.dtype).eps ** 0.5 * target.abs().amax(-1)).all())
+
+
+def _frame_by_steps(group: GaugeGroup, x: Point, steps: list[Tensor]) -> Tensor:
+    """Coordinates of the move that undoes all steps from `x`, found one step after the other from their end."""
+    points = [x]
+    for step in steps:
+        points.append(moved(group, step, points[-1]))
+    xi = torch.zeros_like(steps[0])
+    for point, step in zip(reversed(points[:-1]), reversed(steps), strict=True):
+        xi = _frame(group, point, points[-1], xi - step)
     return xi
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +45,7 @@ class Rescaling(GaugeGroup):
     dims: Mapping[str, int] | None = None
     event_dims: Mapping[str, int] | None = None
     flat = True
+    _warned: list[bool] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for role in ("incoming", "outgoing"):
@@ -67,7 +68,6 @@ class Rescaling(GaugeGroup):
                 )
             object.__setattr__(self, role, dict(given))
         object.__setattr__(self, "block_names", names)
-        object.__setattr__(self, "_warned", [])
 
     # ------------------------------------------------------------------------------------------------ shapes
 

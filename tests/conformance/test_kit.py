@@ -198,3 +198,40 @@ def test_checks_do_not_touch_the_global_generator():
 @mid.conformance.parametrize_with_checks([(mid.Scaling(), randn(7)), (mid.Product(), randn(7))])
 def test_checks_run_as_tests_of_their_own(check):
     check()
+
+
+@pytest.mark.parametrize(
+    ("group", "sample"), [(mid.Permutation(), (1.0, 1.05, 1.1, 2.0)), (mid.SignFlip(), (0.01, -1.0, 2.0))]
+)
+def test_images_nearer_than_a_move_are_no_finding(group, sample):
+    report = mid.conformance.check_group(group, torch.tensor(sample, dtype=torch.float64))
+    assert report.passed, str(report)
+
+
+class OnTwoTurns(mid.GaugeGroup):
+    """SO(3) on one vector: turns about it leave it alone."""
+
+    dim = 3
+
+    def act(self, xi, x):
+        a, b, c = xi.unbind(-1)
+        zero = torch.zeros_like(a)
+        rows = [torch.stack(row, -1) for row in ((zero, -c, b), (c, zero, -a), (-b, a, zero))]
+        return (torch.linalg.matrix_exp(torch.stack(rows, -2)) @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def dimension_finding(group, sample):
+    report = mid.conformance.check_group(group, torch.tensor(sample, dtype=torch.float64))
+    return report.failures.get("dimension_is_that_of_the_orbit", "")
+
+
+def test_moves_that_leave_a_generic_point_alone_are_no_finding_and_singular_samples_and_idle_coordinates_are():
+    class Idle(mid.GaugeGroup):
+        dim = 2
+
+        def act(self, xi, x):
+            return x + xi.sum(-1, keepdim=True)
+
+    assert not dimension_finding(OnTwoTurns(), (1.0, 2.0, 3.0))
+    assert "not generic" in dimension_finding(OnTwoTurns(), (0.0, 0.0, 0.0))
+    assert "`dim` is too large" in dimension_finding(Idle(), (1.0, 2.0, 4.0))
