@@ -375,7 +375,7 @@ def check_quotient(group: GaugeGroup, x: Point, name: str = "point", column: str
         shapes = {k: tuple(t.shape) for k, t in mine.items()} if is_dict(x) else tuple(first(x).shape)
         hint = ""
         if partition is not None:
-            hint = ": every block has one item" if numbers == group.block_count else ": no block has enough items"
+            hint = ": every block has one item" if numbers == partition.count else ": no block has enough items"
         elif hasattr(group, "blocks"):  # a group on items, of which there are one or two
             hint = f"; {column}"
         raise DegeneratePointError(
