@@ -112,8 +112,9 @@ class Finder:
 
     def _product_of_signs(self, move: Move) -> bool:
         """Whether known changes of signs combine to this one: elimination over two elements."""
+        signs = self._signs_of(move)
         known = [s for s in map(self._signs_of, self.moves) if s is not None]
-        return _rank_mod_2([*known, self._signs_of(move)]) == _rank_mod_2(known)
+        return signs is not None and _rank_mod_2([*known, signs]) == _rank_mod_2(known)
 
     def _reaches(self, word: Move, move: Move) -> bool:
         """Whether flows carry word(x) to move(x): Gauss-Newton steps along the orbit, from a few places on it.
