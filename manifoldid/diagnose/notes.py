@@ -21,6 +21,7 @@ def notes_of(probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain:
     found = [
         *probe.notes,
         _too_few_outputs(probe),
+        _vacuous(probe, d),
         _too_many(d, more),
         _lost(lost),
         _singular(d),
@@ -36,9 +37,19 @@ _UNCERTAIN = (
 )
 _INCOMPLETE = "a flow leaves the domain in finite time: the gauge is local, use a constraint or a chart"
 BLIND = (
-    "the derivative of `predict` is zero everywhere, and its values still change: it compares, rounds or detaches; "
-    "return what the decisions are made from (probabilities, margins), and keep the graph"
+    "the derivative of `predict` is zero everywhere, and its values still change: it compares, rounds, detaches, or leaves torch "
+    "(numpy, float(), .item()); return what the decisions are made from (probabilities, margins), and keep the graph"
 )
+
+
+def _vacuous(probe: Probe, d: Diagnosis) -> str:
+    signs = any(s.name == "sign" for s in d.discrete)
+    if probe.sampled or not signs or not bool((probe.point > 0).all()):
+        return ""
+    return (
+        "all numbers of `point` are positive: if they always are, changes of sign are no symmetries; pass `sample`, "
+        "which draws positive points, and they are left out"
+    )
 
 
 def _too_few_outputs(probe: Probe) -> str:

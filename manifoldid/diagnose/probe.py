@@ -10,6 +10,7 @@ from torch import Tensor
 from manifoldid.points import as_point, blocks_of, detached, flatten, is_dict, map_blocks, unflatten
 
 _TRIES = 40  # draws before a domain counts as missed
+_CALLS = 12  # further calls of a model that draws random numbers
 _GRADIENTS_AT_ONCE = 256
 
 
@@ -77,6 +78,18 @@ class Probe:
             x = x if is_dict(self.like) else x[""]
         return flat_outputs(self._predict(x))
 
+    def _tracked(self, x: Tensor) -> Tensor:
+        """Predictions with gradient; says what to do where `predict` leaves torch."""
+        try:
+            return self.predict(x)
+        except RuntimeError as error:
+            if "numpy()" not in str(error):
+                raise
+            raise TypeError(
+                "`predict` turns its input into numpy, where derivatives end: write it with torch functions throughout "
+                "(torch.exp for np.exp; after .detach() there is nothing to diagnose)"
+            ) from error
+
     def values(self, vector: Tensor) -> Tensor:
         """Predictions (p,) at a flat point, without gradient."""
         with torch.no_grad():
@@ -126,7 +139,12 @@ class Probe:
         with torch.no_grad():
             outputs = self._predict(x)
             self._again = flat_outputs(self._predict(map_blocks(torch.clone, before)))
-        drawn = not torch.equal(state, torch.get_rng_state())
+            drawn = not torch.equal(state, torch.get_rng_state())
+            first = flat_outputs(outputs)
+            for _ in range(_CALLS if drawn else 0):  # masks of dropout coincide once in a while
+                if first.shape != self._again.shape or not torch.equal(first, self._again):
+                    break
+                self._again = flat_outputs(self._predict(map_blocks(torch.clone, before)))
         torch.set_rng_state(state)
         for name, t in blocks_of(before).items():
             if not torch.equal(t, blocks_of(x)[name]):
@@ -145,7 +163,7 @@ class Probe:
             ValueError: A derivative is not finite.
         """
         x = vector.detach().clone().requires_grad_()
-        y = self.predict(x)
+        y = self._tracked(x)
         values = y.detach().double()
         if not y.requires_grad:
             return values, torch.zeros(1, self.size, dtype=torch.float64)
@@ -163,7 +181,7 @@ class Probe:
         if self.outputs.numel() * self.size > most:
             return None
         x = vector.detach().clone().requires_grad_()
-        y = self.predict(x)
+        y = self._tracked(x)
         if not y.requires_grad:
             return torch.zeros(1, self.size, dtype=torch.float64)
         return self._rows(y, x, torch.eye(y.numel(), dtype=y.dtype)).double()

@@ -37,7 +37,10 @@ def report(d: Diagnosis) -> str:
     elif d.directions:
         worst = d.directions[0]
         share = f", {worst.relative:.0e} of the best direction" if len(d.directions) > 1 else ""
-        lines += _entry("least certain", [f"{worst.formula}: information {worst.information:.2g}{share}"])
+        lines += _entry(
+            "least certain",
+            [f"{worst.formula}: information {worst.information:.2g} for noise 1 on each prediction{share}"],
+        )
     lines += _entry("note", d.warnings)
     lines += _entry("numbers", [_numbers(d)])
     return "\n".join(lines)

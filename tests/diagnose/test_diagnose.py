@@ -1,7 +1,9 @@
 """What `diagnose` says about functions of every kind, and about functions that are no models."""
 
+import itertools
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -313,6 +315,23 @@ def test_second_solutions_are_found_beside_a_gauge():
     moved = flip.map(point)
     assert torch.allclose(absorption(**moved), absorption(**point), rtol=1e-9)
     assert torch.allclose(moved["rate"], point["clearance"] / point["volume"], rtol=1e-9)
+
+
+def test_signs_of_numbers_that_are_all_positive_are_noted_and_left_out_where_sample_says_so():
+    point = torch.tensor([0.7, 1.9], dtype=F64)
+    assert "pass `sample`" in str(diagnose(torch.square, point))
+    assert diagnose(torch.square, point, sample=lambda: 0.1 + torch.rand(2, dtype=F64)).discrete == ()
+
+
+def test_dropout_is_refused_where_two_masks_coincide():
+    masks = itertools.cycle([1.0, 1.0, 1.0, 0.0])
+    with pytest.raises(ValueError, match="random output"):
+        diagnose(lambda x: x * next(masks) + 0 * torch.rand(2), torch.tensor([0.7, 1.9], dtype=F64))
+
+
+def test_numpy_inside_the_model_is_refused_with_the_remedy():
+    with pytest.raises(TypeError, match=r"torch\.exp for np\.exp"):
+        diagnose(lambda x: torch.as_tensor(np.exp(x.numpy())), torch.tensor([0.7, 1.9], dtype=F64))
 
 
 def test_whole_turns_of_angles_are_found_once_each():
