@@ -326,6 +326,7 @@ class LocationScaleGeometry(Geometry):
 
     def _sums(self, w: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of `values` of scales and slopes with their weights, and of the weights; (*batch, 1)."""
+        w, values = torch.broadcast_tensors(w, values)
         sums = self.group.across(torch.stack([(w * values).sum(-1, keepdim=True), w.sum(-1, keepdim=True)]))
         return sums[0], sums[1]
 
