@@ -88,8 +88,9 @@ def finite_moves(probe: Probe, field: Field, points: list[Tensor]) -> tuple[floa
 
 def straight_move(probe: Probe, field: Field, x: Tensor) -> float:
     """The relative change of predictions along a small straight step, beyond what its curvature explains."""
-    reach = 1e-4 if probe.exact else 1e-2  # in single precision rounding would be 1e-3 of shorter steps
-    step = reach * natural_time(field, x) * field(x)
+    reach = _STRAIGHT if probe.exact else 1e-2  # in single precision rounding would be 1e-3 of shorter steps
+    velocity = field(x)
+    step = reach * float(x.norm() + 1e-3) / float(velocity.norm().clamp_min(1e-300)) * velocity
     ahead, behind = probe.values(x + step), probe.values(x - step)
     return float((ahead - behind).abs().max() / (2 * reach) / probe.values(x).abs().max().clamp_min(1e-300))
 
