@@ -246,10 +246,15 @@ class GaugeGroup(ABC):
         """`x` as a point of this group: a floating tensor or a dict with the right blocks and dimensions.
 
         Raises:
-            TypeError: `x` is no point.
+            TypeError: `x` is no point, or `event_dim` of the group is no integer.
             ValueError: Blocks are missing, or a tensor has too few dimensions.
         """
         x = as_point(x, name)
+        if not isinstance(self.event_dim, int):
+            raise TypeError(
+                f"`event_dim` of {type(self).__name__} must be an integer, the dimensions of one point in every block, "
+                f"got {type(self.event_dim).__name__}"
+            )
         if self.block_names:
             if not is_dict(x):
                 wanted = ", ".join(self.block_names)

@@ -133,9 +133,10 @@ class Contrast:
         return largest_contrasts(largest, factor.shape[-1], len(errors), draws, generator)
 
     def __repr__(self) -> str:
+        of = "" if self.members is None else f": the spread of one of {len(self.members)} members"
         if self.value.ndim == 0:
-            return f"Contrast(value={float(self.value):.6g}, standard_error={float(self.standard_error):.6g})"
-        return f"Contrast(value={_short(self.value)}, standard_error={_short(self.standard_error)})"
+            return f"Contrast(value={float(self.value):.6g}, standard_error={float(self.standard_error):.6g}{of})"
+        return f"Contrast(value={_short(self.value)}, standard_error={_short(self.standard_error)}{of})"
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,7 @@ def test_contrasts_have_the_spread_of_one_member():
     close(single.members, wanted)
     assert single.value.shape == single.standard_error.shape == ()
     assert single.covariance.shape == (1, 1)
+    assert repr(single).endswith(": the spread of one of 50 members)")
     several = ensemble.contrast(lambda t: t[1:4] - t[0])
     close(several.covariance, torch.cov((x[:, 1:4] - x[:, :1]).mT))
     close(several.standard_error, (x[:, 1:4] - x[:, :1]).std(0))

@@ -43,6 +43,13 @@ class Everything(mid.GaugeGroup):
         return x + xi.sum(-1, keepdim=True)
 
 
+def test_an_event_dim_per_block_is_refused():
+    group = AsinhShift()
+    group.event_dim = {"x": 1}
+    with pytest.raises(TypeError, match="`event_dim` of AsinhShift must be an integer"):
+        mid.Section(group)(randn(4))
+
+
 def test_coordinates_need_not_be_exponential():
     group, x, xi = Tangent(), randn(5), torch.tensor([0.3]).double()
     torch.testing.assert_close(group.undo(xi, group.act(xi, x)), x)
