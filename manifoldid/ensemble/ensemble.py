@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from manifoldid.distributed import whole
-from manifoldid.ensemble.align import align_members, align_observed
+from manifoldid.ensemble.align import align_members
 from manifoldid.ensemble.bootstrap import Data, replicates
-from manifoldid.ensemble.members import PADDING, checked_mask, require_finite, stacked, warn_of_rounding
+from manifoldid.ensemble.members import PADDING, require_finite, stacked, warn_of_rounding
+from manifoldid.ensemble.observed import align_observed, checked_mask, who_saw_enough
 from manifoldid.ensemble.report import ensemble_picture, ensemble_rows, ensemble_text
 from manifoldid.errors import DegeneratePointError, NotEstimableError, listed
 from manifoldid.groups.base import GaugeGroup, check_quotient, require_group
@@ -269,7 +270,10 @@ class Ensemble:
         fn = as_function(fn, minus, lambda: self.labels(None, block), lambda x: self.block_of(x, block))
         self._check_estimable(fn, "`fn`")
         aligned = whole(self.aligned)  # `fn` may use any two items
-        values = torch.stack([torch.as_tensor(fn(_member(aligned, k))) for k in self._who_saw(fn)])
+        who = range(len(self)) if self.observed is None else who_saw_enough(fn, aligned, self.observed)
+        if len(who) < 2:
+            raise ValueError(f"`fn` uses items that only {len(who)} member(s) saw together: no spread")
+        values = torch.stack([torch.as_tensor(fn(_member(aligned, k))) for k in who])
         if not values.is_floating_point():
             values = values.to(flatten(self.aligned, 1).dtype)  # comparisons and ranks: shares and mean ranks
         if values.ndim > 2:
@@ -423,19 +427,6 @@ class Ensemble:
                 f"{change.generator}, so its value says which gauge a member is in; take differences (ratios, distances), or "
                 f"fix a gauge first: mid.Section(group)(x){instead}"
             )
-
-    def _who_saw(self, fn: Callable[[Point], Any]) -> list[int]:
-        """Members that saw every item on which `fn` depends."""
-        if self.observed is None:
-            return list(range(len(self)))
-        with torch.enable_grad():
-            x = _member(self.aligned, 0).clone().requires_grad_()
-            jacobian = torch.autograd.functional.jacobian(lambda t: torch.as_tensor(fn(t)).reshape(-1), x)
-        used = (jacobian != 0).any(0)
-        members = (self.observed | ~used).all(1).nonzero()[:, 0].tolist()
-        if len(members) < 2:
-            raise ValueError(f"`fn` uses items that only {len(members)} member(s) saw together: no spread")
-        return members
 
 
 def _member(members: Point, k: int) -> Point:

@@ -102,23 +102,4 @@ def warn_of_rounding(members: Point, aligned: Point, group: GaugeGroup) -> None:
         )
 
 
-def checked_mask(observed: object, members: Point) -> Tensor:
-    """`observed` as a mask of its own, on the device of the members.
-
-    Raises:
-        TypeError: It is no bool tensor.
-        ValueError: Members are not tensors (M, n), or it is not shaped like them.
-    """
-    if not isinstance(observed, Tensor) or observed.dtype != torch.bool:
-        raise TypeError("`observed` must be a bool tensor (M, n)")
-    if isinstance(members, Tensor) and members.ndim == 2 and observed.shape == members.shape:
-        return observed.detach().to(members.device).clone()
-    came = tuple(members.shape) if isinstance(members, Tensor) else f"a dict with the blocks {sorted(members)}"
-    padded = isinstance(members, Tensor) and members.ndim > 2
-    raise ValueError(
-        f"`observed` must have the shape (M, n) of tensor members, got {tuple(observed.shape)} for members of shape {came}"
-        + (PADDING if padded else "")
-    )
-
-
 PADDING = "; leave padding out: members[:, real] with blocks=real.nonzero()[:, 0], where the mask real (prompts, k) is True for an item"

@@ -412,6 +412,27 @@ def test_contrasts_use_the_members_that_saw_their_items():
     close(contrast.members, (x[:, 3] - x[:, 4])[both])
 
 
+@pytest.mark.parametrize(
+    ("fn", "wanted"),
+    [
+        (lambda x: (x[3] > x[4]).double(), lambda seen: seen[:, 3] & seen[:, 4]),
+        (lambda x: 1e-12 * torch.relu(x[3] - x[4]), lambda seen: seen[:, 3] & seen[:, 4]),
+        (lambda x: x.argsort().argsort().double(), lambda seen: seen.all(1)),
+        (lambda x: x.max() - x[0], lambda seen: seen.all(1)),
+        (lambda x: (x - x.mean())[3] - (x - x.mean())[4], lambda seen: seen[:, 3] & seen[:, 4]),
+    ],
+    ids=["comparison", "clipped and tiny", "ranks", "largest", "by a section"],
+)
+def test_contrasts_whose_derivative_tells_nothing_use_the_members_that_saw_their_items_too(fn, wanted):
+    x, _ = members(mid.Translation(), size=40)
+    observed = hidden()
+    ensemble = mid.Ensemble(x, mid.Translation(), observed=observed)
+    kept = wanted(observed)
+    assert 1 < int(kept.sum()) < 40
+    contrast = ensemble.contrast(fn)
+    close(contrast.members, torch.stack([fn(member) for member in ensemble.aligned[kept]]))
+
+
 def test_pairs_of_items_use_the_members_that_saw_both():
     x, _ = members(mid.Translation(), size=40)
     observed = hidden()
@@ -429,6 +450,10 @@ def test_members_that_share_no_items_are_named():
         mid.NotIdentifiableError, match=r"`observed` leaves members 2, 3 without items shared.* with member 0"
     ):
         mid.Ensemble(random(4, 4), mid.Translation(), observed=observed).mean()
+    observed[:, 1] = True  # which now links them, unless it has no weight
+    mid.Ensemble(random(4, 4), mid.Translation(), observed=observed)
+    with pytest.raises(mid.NotIdentifiableError, match="leaves members 2, 3 without items of positive weight shared"):
+        mid.Ensemble(random(4, 4), mid.Translation(), torch.tensor([1.0, 0, 1, 1]), observed=observed)
     labels = torch.tensor([5, 5, 9, 9])
     apart = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 0, 1]], dtype=torch.bool)
     with pytest.raises(mid.NotIdentifiableError, match="leaves members 2 without items shared in block 9"):
