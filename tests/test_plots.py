@@ -122,7 +122,7 @@ def test_pairs_are_drawn_against_one_item_or_all():
     ends = torch.cat([spans(axes, k) for k in range(len(axes.containers))], 1)
     assert sorted(ends[0].tolist()) == pytest.approx(sorted(low[[0, 2], 1].tolist()))
     assert sorted(ends[1].tolist()) == pytest.approx(sorted(high[[0, 2], 1].tolist()))
-    with pytest.raises(ValueError, match="`against` must be one of the labels a, b, c, got 'd'"):
+    with pytest.raises(ValueError, match=r"`against` must be the name or index of an item \(a, b, c\), got 'd'"):
         pairs.plot("d")
 
 

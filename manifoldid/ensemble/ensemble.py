@@ -18,7 +18,7 @@ from manifoldid.inference.contrast import Contrast
 from manifoldid.inference.linear import Linear, as_function
 from manifoldid.inference.names import Names, checked_names, chosen_names, item_labels, real_shape
 from manifoldid.inference.pairwise import PairwiseContrasts
-from manifoldid.inference.pools import differences, pools_of
+from manifoldid.inference.pools import differences, pools_of, require_pairs
 from manifoldid.inference.quasi_variance import QuasiVariances, quasi_variances
 from manifoldid.invariance import default_tolerance, largest_change
 from manifoldid.points import (
@@ -299,9 +299,11 @@ class Ensemble:
 
         Raises:
             NotEstimableError: A difference sees the gauge and no `section` is given.
-            ValueError: `block` is needed or unknown, or with `observed` a pair was seen together by fewer than two members.
+            ValueError: `block` is needed or unknown, there is no pair, or with `observed` a pair was seen together by fewer than two
+                members.
         """
-        pools = self._pools(block)
+        pools, labels = self._pools(block), self.labels(None, block)
+        require_pairs(pools, len(labels))
         if section is None:
             self._check_estimable(
                 lambda x: differences(self.block_of(x, block), pools),
@@ -309,7 +311,7 @@ class Ensemble:
                 " or say which section=",
             )
         scores = flatten(whole(self.block_of(self.mean(section), block)))
-        return PairwiseContrasts(scores, whole(self.covariance(section, block)), self.labels(None, block), pools)
+        return PairwiseContrasts(scores, whole(self.covariance(section, block)), labels, pools)
 
     def labels(self, names: Names = None, block: str | None = None) -> list[str | int]:
         """What the numbers of the points, or of one of their blocks, are called: names, else indices. Errors as in `table`."""

@@ -117,7 +117,8 @@ class Contrast:
                 "terms (clusters), than contrasts; choose a null value that obeys them, fewer contrasts, or a larger sample"
             )
         statistic, freedom = float((along[cut].square() / values[cut]).sum()), int(cut.sum())
-        tail = torch.special.gammaincc(torch.tensor(freedom / 2).double(), torch.tensor(statistic / 2).double())
+        half = torch.tensor([freedom / 2, statistic / 2], dtype=torch.float64)
+        tail = torch.special.gammaincc(half[0], half[1])
         return WaldTest(statistic, freedom, float(tail))
 
     def _simulated(self, draws: int, generator: torch.Generator | None) -> Tensor:

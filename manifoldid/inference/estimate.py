@@ -15,7 +15,7 @@ from manifoldid.inference.information import DenseInverse, InverseInformation, j
 from manifoldid.inference.linear import Linear, as_function
 from manifoldid.inference.names import Names, checked_names, chosen_names, item_labels, real_shape
 from manifoldid.inference.pairwise import PairwiseContrasts
-from manifoldid.inference.pools import differences, pools_of
+from manifoldid.inference.pools import differences, pools_of, require_pairs
 from manifoldid.inference.presentation import Column, rendered
 from manifoldid.inference.quasi_variance import QuasiVariances, fitted, quasi_variances, refusal
 from manifoldid.invariance import default_tolerance, largest_change
@@ -167,10 +167,11 @@ class Estimate:
 
         Raises:
             NotEstimableError: A difference sees the gauge and no `section` is given.
-            ValueError: `block` is needed or unknown.
+            ValueError: `block` is needed or unknown, or there is no pair.
         """
         of, shape = self._chosen(block)
         pools = pools_of(self.group, self.point, of)
+        require_pairs(pools, shape.numel())
         if section is None:
             self._check(
                 lambda x: differences(blocks_of(x)[of], pools), "the difference of two items", " or say which section="

@@ -69,6 +69,8 @@ def null_message(
         blocks_of(unflatten(free.mT, x)).items(), blocks_of(unflatten(beyond.mT, x)).values(), strict=True
     ):
         rows, own_rows = _rows(part), _rows(own)
+        if not len(rows):
+            continue
         label = f"block {name!r}" if name else "the point"
         called = item_labels(names, name, real_shape(blocks_of(x)[name]) or torch.Size((1,)))
         hit = [

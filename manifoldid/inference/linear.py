@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifoldid.errors import listed
+from manifoldid.inference.names import place_of
 from manifoldid.points import flatten
 
 Linear = Callable[[Any], Any] | Tensor | str | int
@@ -35,17 +35,9 @@ def as_function(
             raise ValueError(f"`fn` must have {len(called)} coefficients, one per number, got shape {tuple(fn.shape)}")
         return lambda x: torch.as_tensor(fn).to(flatten(numbers(x))) @ flatten(numbers(x))
     if isinstance(fn, str | int) and minus is not None:
-        i, j = _place(fn, called, "fn"), _place(minus, called, "minus")
+        i, j = place_of(fn, called, "fn"), place_of(minus, called, "minus")
         return lambda x: flatten(numbers(x))[i] - flatten(numbers(x))[j]
     raise TypeError(
         "`fn` must be a function of the point, a tensor of coefficients, or the name of an item with `minus` another one, got "
         f"{type(fn).__name__}{'' if minus is None else f' and minus={minus!r}'}"
     )
-
-
-def _place(label: str | int, called: list[str | int], who: str) -> int:
-    if label in called:
-        return called.index(label)
-    if isinstance(label, int) and not isinstance(label, bool) and -len(called) <= label < len(called):
-        return label
-    raise ValueError(f"`{who}` must be the name or index of an item ({listed(called)}), got {label!r}")

@@ -71,6 +71,30 @@ def item_label(names: Mapping[str, Sequence[str]], block: str, index: Sequence[i
     return item if len(index) == 1 else f"{item}[{', '.join(map(str, index[1:]))}]"
 
 
+def place_of(label: str | int, called: Sequence[str | int], who: str) -> int:
+    """Where an item is among those that are `called` so: by its name, which may be a number, or its index, from the end if negative.
+
+    Args:
+        label: What the caller says.
+        called: The names.
+        who: The argument, for errors.
+
+    Raises:
+        ValueError: There is no such item, or a number is the name of one item and the index of another.
+    """
+    names = list(called)
+    if label in names:
+        return names.index(label)
+    found = {names.index(str(label))} if str(label) in names else set()
+    if isinstance(label, int) and -len(names) <= label < len(names):
+        found.add(label % len(names))
+    if not found:
+        raise ValueError(f"`{who}` must be the name or index of an item ({listed(names)}), got {label!r}")
+    if len(found) > 1:
+        raise ValueError(f"`{who}` is {label!r}, the index of one item and the name of another: say the names, as text")
+    return found.pop()
+
+
 def real_shape(t: Tensor) -> torch.Size:
     """The shape of a block in real numbers: real and imaginary parts side by side."""
     return t.shape + torch.Size((2,) if t.is_complex() else ())

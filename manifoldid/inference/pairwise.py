@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from manifoldid.errors import listed
 from manifoldid.inference.contrast import adjusted, checked_level, critical_value, half_of, largest_contrasts
+from manifoldid.inference.names import place_of
 from manifoldid.inference.pools import pairs
 from manifoldid.inference.presentation import Column, rendered
 from manifoldid.plots import contrasts
@@ -117,9 +117,7 @@ class PairwiseContrasts:
         labels = list(self.labels)
         i, j = pairs(self.pools, len(labels))
         if against is not None:
-            if against not in labels and not (isinstance(against, int) and 0 <= against < len(labels)):
-                raise ValueError(f"`against` must be one of the labels {listed(labels)}, got {against!r}")
-            one = labels.index(against) if against in labels else int(against)
+            one = place_of(against, labels, "against")
             chosen = (i == one) | (j == one)
             i = (i + j - one)[chosen]
             j = torch.full_like(i, one)

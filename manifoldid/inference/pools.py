@@ -23,6 +23,17 @@ def pools_of(group: GaugeGroup, x: Point, block: str) -> Tensor | None:
     return None
 
 
+def require_pairs(pools: Tensor | None, size: int) -> None:
+    """Refuses numbers between which there is no difference.
+
+    Raises:
+        ValueError: There is one number, or every pool has one.
+    """
+    if not len(pairs(pools, size)[0]):
+        what = f"every pool of the {size} items has one item" if size > 1 else f"got {size} number(s)"
+        raise ValueError(f"`pairwise` needs two numbers that have a difference, {what}: report it as it is, by table()")
+
+
 def members(pools: Tensor | None, size: int) -> list[Tensor]:
     """The items of every pool."""
     return [torch.arange(size)] if pools is None else [(pools == k).nonzero()[:, 0] for k in pools.unique()]

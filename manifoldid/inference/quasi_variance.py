@@ -72,8 +72,9 @@ def quasi_variances(
         Variances in the dtype of `covariance`, standard errors and the worst relative error over all contrasts.
 
     Raises:
-        TypeError: `covariance` is no floating tensor.
-        ValueError: It is not a finite symmetric matrix of at least 3 scores, or a contrast has no variance (rank-deficient).
+        TypeError: `covariance` is no floating tensor, or `pools` no tensor.
+        ValueError: It is not a finite symmetric matrix of at least 3 scores, `pools` is not one label per score, or a contrast has no
+            variance (rank-deficient).
         NotConvergedError: The least-squares iteration does not settle.
     """
     result = fitted(covariance, names, pools)
@@ -87,6 +88,10 @@ def fitted(covariance: Tensor, names: Sequence[object] | None = None, pools: Ten
     """As `quasi_variances`, without its warning."""
     matrix = _checked(covariance)
     called = checked_names(names, matrix[0]).get("") or list(range(len(matrix)))
+    if pools is not None and not isinstance(pools, Tensor):
+        raise TypeError(f"`pools` must be a tensor of labels ({len(matrix)},), got {type(pools).__name__}")
+    if pools is not None and tuple(pools.shape) != (len(matrix),):
+        raise ValueError(f"`pools` must have shape ({len(matrix)},), one label per score, got {tuple(pools.shape)}")
     reason = refusal(covariance, called, pools)
     if reason:
         raise ValueError(reason)

@@ -52,6 +52,8 @@ def test_the_wald_test_of_one_number_is_the_two_sided_test():
     test = Contrast(torch.tensor(2.0), torch.tensor([[1.0]])).wald_test()
     assert (test.statistic, test.degrees_of_freedom) == (4, 1)
     assert test.p_value == pytest.approx(math.erfc(2 / math.sqrt(2)))
+    far = Contrast(torch.tensor(8.1, dtype=torch.float64), torch.eye(1, dtype=torch.float64)).wald_test()
+    assert far.p_value == pytest.approx(math.erfc(8.1 / math.sqrt(2)), rel=1e-12, abs=0)
 
 
 def test_contrasts_that_depend_on_each_other_count_once():

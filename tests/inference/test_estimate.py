@@ -121,6 +121,27 @@ def test_items_and_coefficients_are_contrasts(plain, blocks):
         plain.contrast(lambda x: x[:, None] - x)
 
 
+def test_items_that_are_called_by_numbers_are_found_by_these_numbers(plain):
+    years = fitted(nll, torch.zeros(4, dtype=F64), mid.Translation(), names=[2021, 2022, 2023, 2024])
+    assert float(years.contrast(2022, 2024).value) == float(plain.contrast(1, 3).value)
+    assert float(years.contrast(0, -1).value) == float(plain.contrast(0, 3).value)
+    shirts = fitted(nll, torch.zeros(4, dtype=F64), mid.Translation(), names=[0, 9, 10, 1])
+    assert float(shirts.contrast("1", 9).value) == float(plain.contrast(3, 1).value)
+    assert float(shirts.contrast(0, 3).value) == float(plain.contrast(0, 3).value)
+    with pytest.raises(ValueError, match="`minus` is 1, the index of one item and the name of another"):
+        shirts.contrast(0, 1)
+
+
+def test_numbers_without_a_difference_have_no_pairs():
+    one = {"skill": torch.zeros(4, dtype=F64), "tie": torch.ones((), dtype=F64)}
+    group = mid.Product(skill=mid.Translation())
+    estimate = fitted(lambda x: nll(x["skill"]) + (x["tie"] - 1) ** 2, one, group)
+    ensemble = mid.Ensemble({name: torch.stack([t, 2 + t, t - 1]) for name, t in one.items()}, group)
+    for pairs in (estimate.pairwise, ensemble.pairwise):
+        with pytest.raises(ValueError, match=r"two numbers that have a difference, got 1 number\(s\)"):
+            pairs("tie")
+
+
 def test_a_contrast_in_numpy_is_refused_with_what_to_do(plain):
     with pytest.raises(ValueError, match=r"write it in torch, or draw it: fn of sample\(size\)"):
         plain.contrast(lambda x: torch.as_tensor(x.numpy()[1:] - x.numpy()[0]))

@@ -94,6 +94,17 @@ def test_a_parameter_that_nothing_depends_on_is_named():
         mid.infer(nll, fit.point, group)
 
 
+def test_a_block_without_numbers_changes_nothing():
+    group, none = mid.Product(x=mid.Translation()), torch.zeros(0, dtype=torch.float64)
+
+    def nll(p):
+        return (p["x"][1:3] - p["x"][0]).square().sum()
+
+    fitted = mid.fit(nll, {"none": none, "x": torch.ones(4, dtype=torch.float64)}, group)
+    with pytest.raises(mid.NotIdentifiableError, match="1 direction.*in block 'x'"):
+        mid.infer(nll, fitted.point, group)
+
+
 def test_collinear_columns_are_named():
     design = torch.randn(30, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
     design[:, 2] = design[:, 0] - 2 * design[:, 1]
