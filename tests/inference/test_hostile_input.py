@@ -101,7 +101,7 @@ def test_a_block_without_numbers_changes_nothing():
         return (p["x"][1:3] - p["x"][0]).square().sum()
 
     fitted = mid.fit(nll, {"none": none, "x": torch.ones(4, dtype=torch.float64)}, group)
-    with pytest.raises(mid.NotIdentifiableError, match="1 direction.*in block 'x'"):
+    with pytest.raises(mid.NotIdentifiableError, match=r"1 direction.*in block 'x'"):
         mid.infer(nll, fitted.point, group)
 
 
