@@ -137,7 +137,9 @@ def contrasts(
     return axes
 
 
-def before_and_after(before: Tensor, after: Tensor, labels: Sequence[object], axes: "Axes | None" = None) -> "Axes":
+def before_and_after(
+    before: Tensor, after: Tensor, labels: Sequence[object], axes: "Axes | None" = None, order: bool = True
+) -> "Axes":
     """Draws an ensemble twice, item by item: members as they came (red) and aligned (blue), with mean and standard deviation.
 
     Args:
@@ -145,6 +147,7 @@ def before_and_after(before: Tensor, after: Tensor, labels: Sequence[object], ax
         after: The same, aligned.
         labels: Names of the n items.
         axes: Where to draw; default a figure of its own.
+        order: Whether the item with the largest aligned mean comes first (at the top); else the first item.
 
     Returns:
         The axes.
@@ -154,6 +157,8 @@ def before_and_after(before: Tensor, after: Tensor, labels: Sequence[object], ax
     """
     before, after = (t.detach().cpu().double() for t in (before, after))
     n = before.shape[-1]
+    rank = after.nanmean(0).argsort(descending=True, stable=True) if order else torch.arange(n)
+    before, after, names = before[:, rank], after[:, rank], [str(labels[k]) for k in rank.tolist()]
     axes = axes_or_new(axes, 6.0, max(2.0, 0.6 + 0.3 * n))
     places = torch.arange(n - 1.0, -1.0, -1.0)
     for values, colour, offset, name in ((before, _BEFORE, 0.17, "as they came"), (after, _MEMBER, -0.17, "aligned")):
@@ -175,7 +180,7 @@ def before_and_after(before: Tensor, after: Tensor, labels: Sequence[object], ax
             capsize=2,
             label=name,
         )
-    axes.set_yticks(places.tolist(), [str(label) for label in labels], fontsize=8 if n > 20 else 10)
+    axes.set_yticks(places.tolist(), names, fontsize=8 if n > 20 else 10)
     axes.set_ylim(-0.8, n - 0.2)
     axes.set_xlabel("value, bars: standard deviation of one member")
     axes.legend(frameon=False, fontsize=8)

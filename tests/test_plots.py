@@ -67,7 +67,7 @@ def test_contrasts_that_miss_zero_are_dark():
 def test_an_ensemble_is_drawn_before_and_after():
     values = torch.randn(10, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     before = torch.where(torch.arange(30).reshape(10, 3) == 4, torch.nan, values + 5)
-    axes = before_and_after(before, values, ["a", "b", "c"])
+    axes = before_and_after(before, values, ["a", "b", "c"], order=False)
     shown = torch.tensor(axes.containers[0].lines[0].get_xdata())
     torch.testing.assert_close(shown, before.nanmean(0))
     low, high = spans(axes, 1)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from manifoldid.ensemble.progress import counted
 from manifoldid.errors import (
     DegeneratePointError,
     NotConvergedError,
@@ -38,6 +39,7 @@ def replicates(
     failures: str,
     names: Names,
     generator: torch.Generator | None,
+    progress: bool,
 ) -> tuple[list[Point], dict[str, int]]:
     """The estimates of `size` resampled data sets, and how many were dropped, by reason. Arguments: `Ensemble.from_bootstrap`.
 
@@ -51,7 +53,7 @@ def replicates(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     points: list[Point] = []
     dropped: Counter[str] = Counter()
-    for k in range(size):
+    for k in counted(size, "bootstrap", progress):
         data = resample(generator)
         try:
             points.append(_estimate(lambda x, data=data: nll(x, data), start, group, weights, names))

@@ -110,6 +110,7 @@ class Ensemble:
         failures: str = "raise",
         names: Names = None,
         generator: torch.Generator | None = None,
+        progress: bool = False,
     ) -> "Ensemble":
         """Bootstrap replicates of a maximum-likelihood estimate: `size` times new data, and `fit` from `start`.
 
@@ -126,6 +127,7 @@ class Ensemble:
             failures: 'raise', or 'drop' to leave out replicates without an estimate; then `dropped` and `str` count them.
             names: What the items are called.
             generator: Handed to `resample`; None is a private one seeded 0.
+            progress: Whether to show a progress bar (on the standard error).
 
         Raises:
             UnboundedEstimateError: A replicate is separated.
@@ -134,7 +136,7 @@ class Ensemble:
             DegeneratePointError: A replicate has no representative.
             ValueError: `size` or `failures` is wrong, or fewer than two replicates are left.
         """
-        points, dropped = replicates(nll, resample, size, start, group, weights, failures, names, generator)
+        points, dropped = replicates(nll, resample, size, start, group, weights, failures, names, generator, progress)
         ensemble = cls(points, group, weights, names=names)
         ensemble.dropped = dropped
         return ensemble
@@ -351,13 +353,16 @@ class Ensemble:
         """
         return ensemble_rows(self, names, section, block)
 
-    def plot(self, axes: "Axes | None" = None, names: Names = None, block: str | None = None) -> "Axes":
+    def plot(
+        self, axes: "Axes | None" = None, names: Names = None, block: str | None = None, order: bool = True
+    ) -> "Axes":
         """Draws members before and after alignment, item by item, with mean and standard deviation of one member.
 
         Args:
             axes: Where to draw; default a figure of its own.
             names: As in `table`.
             block: Of dict points.
+            order: Whether the largest mean comes first; else items keep their order.
 
         Returns:
             The axes; `axes.figure.savefig(path)` writes the picture.
@@ -366,7 +371,7 @@ class Ensemble:
             ImportError: matplotlib is not installed.
             ValueError: `block` is needed or unknown, or `names` has the wrong length.
         """
-        return ensemble_picture(self, axes, names, block)
+        return ensemble_picture(self, axes, names, block, order)
 
     def __str__(self) -> str:
         return ensemble_text(self)

@@ -57,9 +57,9 @@ def ensemble_text(ensemble: "Ensemble") -> str:
     return rendered(f"Ensemble of {len(ensemble)} members under {ensemble.group}", columns, rows, notes)
 
 
-def ensemble_picture(ensemble: "Ensemble", axes: "Axes | None", names: Names, block: str | None) -> "Axes":
+def ensemble_picture(ensemble: "Ensemble", axes: "Axes | None", names: Names, block: str | None, order: bool) -> "Axes":
     """The picture of an ensemble, before and after alignment."""
     before, after = (flatten(ensemble.block_of(t, block), 1) for t in (ensemble.members, ensemble.aligned))
     if ensemble.observed is not None:
         before, after = (torch.where(ensemble.observed, t, torch.nan) for t in (before, after))
-    return before_and_after(before, after, ensemble.labels(names, block), axes)
+    return before_and_after(before, after, ensemble.labels(names, block), axes, order)

@@ -10,6 +10,7 @@ from torch.func import functional_call, stack_module_state
 from torch.optim import Optimizer
 
 from manifoldid.ensemble.ensemble import Ensemble
+from manifoldid.ensemble.progress import counted
 from manifoldid.ensemble.stacking import (
     State,
     architecture,
@@ -160,7 +161,7 @@ def train_ensemble(
         together = vectorised(one, "different", (0, 0, None if batch_size is None else 0))
         torch.manual_seed(seeds[0])  # of dropout
         record: list[Tensor] = []
-        for step, batch in enumerate(_batches(data, count, batch_size, seeds, _bar(steps, progress))):
+        for step, batch in enumerate(_batches(data, count, batch_size, seeds, counted(steps, "training", progress))):
             losses = together(leaves, buffers, batch)
             _check_losses(losses, size) if step == 0 else None
             stepper.zero_grad()
@@ -222,16 +223,6 @@ def _batches(
             permutations = torch.stack([torch.randperm(count, generator=order) for order in orders])
         start = step % per_pass * batch_size
         yield _rows(data, permutations[:, start : start + batch_size])
-
-
-def _bar(steps: int, progress: bool) -> Iterator[int]:
-    if not progress:
-        yield from range(steps)
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(range(steps), "training", console=Console(stderr=True), transient=True)
 
 
 # -------------------------------------------------------------------------------------------------------- verdicts

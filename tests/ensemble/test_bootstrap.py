@@ -46,6 +46,15 @@ def test_the_spread_is_near_the_error_of_the_estimate():
     assert "dropped" not in str(ensemble)
 
 
+def test_progress_is_shown_on_the_standard_error_only_when_asked_for(capsys):
+    shown = bootstrap(2, progress=True)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err
+    torch.testing.assert_close(bootstrap(2).members, shown.members)
+    assert capsys.readouterr().err == ""
+
+
 def some(bad):
     """Every third replicate is `bad`."""
     count = iter(range(1000))

@@ -86,12 +86,20 @@ def test_items_that_one_member_saw_have_a_mean_and_no_deviation():
 
 
 def test_the_picture_shows_members_as_they_came_and_aligned(ensemble):
-    axes = ensemble.plot()
+    axes = ensemble.plot(order=False)
     before, after = (np.asarray(container.lines[0].get_xdata()) for container in axes.containers[:2])
     torch.testing.assert_close(torch.tensor(before), members().mean(0))
     torch.testing.assert_close(torch.tensor(after), ensemble.mean())
     assert [text.get_text() for text in axes.get_yticklabels()] == NAMES
     assert ensemble.plot(axes) is axes
+
+
+def test_the_largest_mean_is_drawn_on_top(ensemble):
+    axes = ensemble.plot()
+    order = ensemble.mean().argsort(descending=True)
+    assert [text.get_text() for text in axes.get_yticklabels()] == [NAMES[k] for k in order]
+    for values, container in zip((members(), ensemble.aligned), axes.containers, strict=True):
+        torch.testing.assert_close(torch.tensor(np.asarray(container.lines[0].get_xdata())), values.mean(0)[order])
 
 
 def test_what_a_member_did_not_see_is_not_drawn():
