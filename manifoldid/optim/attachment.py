@@ -84,6 +84,7 @@ class Attachment:
 
     def remove(self, members: list[Member]) -> None:
         """Stops to move `members`."""
+        self._leave_charts()
         self._drop(members)
         if not self.members:
             self._uninstall()
@@ -124,6 +125,11 @@ class Attachment:
     def before(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """The pre hook: remembers where curved points are, and hands positive parameters over in their logarithm."""
         self._raise_late()
+        if self._leave_charts():
+            raise RuntimeError(
+                "the step before this one did not come to its end (an error in it, or in a hook), and left attached positive parameters in "
+                "their logarithm; now they and their gradients are back: take the gradients again, and step"
+            )
         self._warn_of_replaced()
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         self._sparse = []
@@ -146,17 +152,24 @@ class Attachment:
         """The closure of the user, who sees the parameters themselves and not their logarithms."""
 
         def evaluate() -> Any:
-            for chart in self._charts:
+            charts, self._charts = self._charts, []  # so that parameters stay themselves where the closure raises
+            for chart in charts:
                 chart.leave()
-            try:
-                loss = closure()
-                self._meet_gradients()
-            finally:
-                for chart in self._charts:
-                    chart.enter_again()
+            loss = closure()
+            self._meet_gradients()
+            for chart in charts:
+                chart.enter_again()
+            self._charts = charts
             return loss
 
         return evaluate
+
+    def _leave_charts(self) -> bool:
+        """Takes parameters out of their logarithm after a step that raised; whether there were any."""
+        charts, self._charts = self._charts, []
+        for chart in charts:
+            chart.leave()
+        return bool(charts)
 
     @torch.no_grad()
     def after(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:

@@ -38,7 +38,7 @@ class LogChart:
 
     @torch.no_grad()
     def leave(self) -> None:
-        """Back to x and g in the middle of a step, for a closure."""
+        """Back to x and g in the middle of a step: for a closure, or for good."""
         self._inside = self._gathered(self._values, "inside")
         torch._foreach_copy_(self._values, self._each(self._value(self._inside)))
         self._give_back_gradients()

@@ -104,3 +104,55 @@ def test_a_slope_that_vanishes_is_named(name):
     x[name].grad[0] = 1e6
     with pytest.warns(mid.NotInvariantWarning), pytest.raises(mid.DegeneratePointError, match=f"block '{name}'"):
         optimizer.step()
+
+
+OPTIMIZERS = {"sgd": lambda p: torch.optim.SGD(p, lr=0.1), "lbfgs": lambda p: torch.optim.LBFGS(p, max_iter=3)}
+
+
+def spread_of(p):
+    return (p.log() - p.log().mean() - torch.arange(3)).square().sum()
+
+
+@pytest.mark.parametrize("kind", sorted(OPTIMIZERS))
+def test_a_closure_that_raises_leaves_parameters_out_of_their_logarithm(kind):
+    p = nn.Parameter(torch.tensor([0.5, 1.0, 2.0], **F64))
+    optimizer = OPTIMIZERS[kind]([p])
+    mid.attach(optimizer, mid.PositiveScaling(), p)
+
+    def closure(interrupted):
+        optimizer.zero_grad()
+        loss = spread_of(p)
+        loss.backward()
+        if interrupted:
+            raise KeyboardInterrupt
+        return loss
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(lambda: closure(interrupted=True))
+    torch.testing.assert_close(p.detach(), torch.tensor([0.5, 1.0, 2.0], **F64))
+    torch.testing.assert_close(p.grad, torch.autograd.grad(spread_of(p), p)[0])
+    before = float(spread_of(p))
+    optimizer.step(lambda: closure(interrupted=False))
+    assert float(spread_of(p)) < before
+
+
+@pytest.mark.parametrize("end", ["step", "detach"])
+def test_after_a_step_that_raises_the_next_call_takes_parameters_out_of_their_logarithm(end):
+    p, other = nn.Parameter(torch.tensor([0.5, 1.0, 2.0], **F64)), nn.Parameter(torch.zeros(3, **F64))
+    optimizer = torch.optim.Adam([p, other])
+    handle = mid.attach(optimizer, mid.PositiveScaling(), p)
+    spread_of(p).backward()
+    gradient = p.grad.clone()
+    other.grad = torch.eye(3, **F64)[0].to_sparse()  # which Adam refuses
+    with pytest.raises(RuntimeError, match="sparse gradients"):
+        optimizer.step()
+    if end == "detach":
+        handle.detach()
+    else:
+        with pytest.raises(RuntimeError, match="now they and their gradients are back"):
+            optimizer.step()
+    torch.testing.assert_close(p.detach(), torch.tensor([0.5, 1.0, 2.0], **F64))
+    torch.testing.assert_close(p.grad, gradient)
+    other.grad = None
+    optimizer.step()
+    assert float(spread_of(p)) < float(spread_of(torch.tensor([0.5, 1.0, 2.0], **F64)))
