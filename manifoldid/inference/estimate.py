@@ -92,7 +92,7 @@ class Estimate:
 
     def standard_errors(self, section: SectionLike = None) -> Any:
         """Standard errors on a section, shaped like the point. Errors as in `estimate`."""
-        return unflatten(self._full(section).diagonal().clamp_min(0).sqrt(), self.point)
+        return unflatten(_errors(self._full(section)), self.point)
 
     def contrast(self, fn: Linear, minus: str | int | None = None, block: str | None = None) -> Contrast:
         """A differentiable function of the point that is constant on orbits.
@@ -176,8 +176,7 @@ class Estimate:
             self._check(
                 lambda x: differences(blocks_of(x)[of], pools), "the difference of two items", " or say which section="
             )
-        start, stop = self._range(block)
-        scores = flatten(self.estimate(section))[start:stop]
+        scores = flatten(blocks_of(self.estimate(section))[of])
         return PairwiseContrasts(scores, self.covariance(block, section), item_labels(self.names, of, shape), pools)
 
     def table(
@@ -239,13 +238,13 @@ class Estimate:
         """
         of, shape = self._chosen(block)
         labels = item_labels(chosen_names(names, self.names, self.point, block), of, shape)
-        quasi = self._quasi(block, section, labels)
+        covariance = self.covariance(block, section)
+        quasi = self._quasi(covariance, of, labels)
         if quasi is not None:
             _warn([(quasi, labels)], stacklevel=3)
-        start, stop = self._range(block)
-        errors = flatten(self.standard_errors(section))[start:stop] if quasi is None else quasi.standard_errors
+        errors = _errors(covariance) if quasi is None else quasi.standard_errors
         what = "standard errors on the section" if quasi is None else "quasi-standard errors"
-        scores = flatten(self.estimate(section))[start:stop]
+        scores = flatten(blocks_of(self.estimate(section))[of])
         return caterpillar(scores, errors, labels, f"estimate, bars: 2 {what}", axes, order)
 
     def __str__(self) -> str:
@@ -320,13 +319,14 @@ class Estimate:
         """The rows of `table`, and the quasi-variances in them."""
         chosen = None if block is None else [self._chosen(block)[0]]
         called = chosen_names(names, self.names, self.point, block)
-        values, errors = blocks_of(self.estimate(section)), blocks_of(self.standard_errors(section))
+        values = blocks_of(self.estimate(section))
         rows: list[dict[str, Any]] = []
         found: _Quasi = {}
         for of in chosen or values:
             labels = item_labels(called, of, real_shape(values[of]))
-            columns = {"estimate": flatten(values[of]).tolist(), "standard_error": flatten(errors[of]).tolist()}
-            quasi = self._quasi(of or None, section, labels)
+            covariance = self.covariance(of or None, section)
+            columns = {"estimate": flatten(values[of]).tolist(), "standard_error": _errors(covariance).tolist()}
+            quasi = self._quasi(covariance, of, labels)
             if quasi is not None:
                 found[of] = quasi, labels
                 columns["quasi_standard_error"] = quasi.standard_errors.tolist()
@@ -335,9 +335,9 @@ class Estimate:
                 rows.append({**place, "item": label, **{key: column[k] for key, column in columns.items()}})
         return rows, found
 
-    def _quasi(self, block: str | None, section: SectionLike, labels: list[str | int]) -> QuasiVariances | None:
-        """Quasi-variances of a block that has them."""
-        covariance, pools = self.covariance(block, section), pools_of(self.group, self.point, self._chosen(block)[0])
+    def _quasi(self, covariance: Tensor, of: str, labels: list[str | int]) -> QuasiVariances | None:
+        """Quasi-variances of the block `of` with this covariance, if it has them."""
+        pools = pools_of(self.group, self.point, of)
         return None if refusal(covariance, labels, pools) else fitted(covariance, labels, pools)
 
     def _check(self, fn: Callable[[Any], Any], who: str, instead: str = "") -> None:
@@ -354,6 +354,10 @@ class Estimate:
                 f"{who} is not constant on the orbits of {self.group}: it changes by {change.relative:.1e} relative under the "
                 f"{change.generator}; take differences (ratios, distances), or fix a gauge first: mid.Section(group)(x){instead}"
             )
+
+
+def _errors(covariance: Tensor) -> Tensor:
+    return covariance.diagonal().clamp_min(0).sqrt()
 
 
 def _warn(quasi: Iterable[tuple[QuasiVariances, list[str | int]]], stacklevel: int) -> None:

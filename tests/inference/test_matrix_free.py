@@ -77,6 +77,8 @@ def test_a_contrast_of_a_large_point_is_solved_for(large):
         torch.testing.assert_close(hessian[:, k], row, rtol=0, atol=1e-7)
         assert float(contrast.covariance[k, k]) == pytest.approx(float(row @ solution), rel=1e-9)
     torch.testing.assert_close(estimate.covariance(block="home"), torch.eye(2, dtype=F64), rtol=0, atol=1e-8)
+    assert [row["standard_error"] for row in estimate.table(block="home")] == pytest.approx([1, 1], rel=1e-8)
+    assert [row.get_text() for row in estimate.plot(block="home").get_yticklabels()] == ["0", "1"]
 
 
 def test_what_needs_the_whole_matrix_is_refused_with_the_remedy(large):
