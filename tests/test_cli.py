@@ -11,7 +11,8 @@ from manifoldid.diagnose import stages
 
 def run(*arguments, **options):
     """`python -m manifoldid` in a process of its own, warnings as errors."""
-    command = [sys.executable, "-W", "error", "-m", "manifoldid", *arguments]
+    torch_2_6 = "ignore:Implicitly cleaning up:ResourceWarning"  # of a folder that torch.distributed makes when imported
+    command = [sys.executable, "-W", "error", "-W", torch_2_6, "-m", "manifoldid", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
