@@ -11,8 +11,8 @@ from manifoldid.diagnose import stages
 
 def run(*arguments, **options):
     """`python -m manifoldid` in a process of its own, warnings as errors."""
-    torch_2_6 = "ignore:Implicitly cleaning up:ResourceWarning"  # of a folder that torch.distributed makes when imported
-    command = [sys.executable, "-W", "error", "-W", torch_2_6, "-m", "manifoldid", *arguments]
+    folder = "ignore:Implicitly cleaning up:ResourceWarning"  # that torch.distributed makes on import, up to torch 2.6
+    command = [sys.executable, "-W", "error", "-W", folder, "-m", "manifoldid", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 

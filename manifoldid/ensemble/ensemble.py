@@ -9,7 +9,7 @@ from torch import Tensor
 from manifoldid.distributed import whole
 from manifoldid.ensemble.align import align_members
 from manifoldid.ensemble.bootstrap import Data, replicates
-from manifoldid.ensemble.members import PADDING, require_finite, stacked, warn_of_rounding
+from manifoldid.ensemble.members import PADDING, member, require_finite, stacked, warn_of_rounding
 from manifoldid.ensemble.observed import align_observed, checked_mask, who_saw_enough
 from manifoldid.ensemble.report import ensemble_picture, ensemble_rows, ensemble_text
 from manifoldid.errors import DegeneratePointError, NotEstimableError, listed
@@ -93,7 +93,7 @@ class Ensemble:
         self.members = self._hidden_entries(self.members)
         hint = PADDING if group.batch_ndim(self.members) > 1 else "; observed= says which items a member did not see"
         require_finite(self.members, hint if self.observed is None else "")
-        self.names = checked_names(names, _member(self.members, 0))
+        self.names = checked_names(names, member(self.members, 0))
         self.dropped: dict[str, int] = {}  # replicates of a bootstrap without an estimate, by reason
         self.aligned: Point = self._align()  # now: what cannot be aligned is an error where it was handed in
         warn_of_rounding(self.members, self.aligned, group)
@@ -275,7 +275,7 @@ class Ensemble:
         who = range(len(self)) if self.observed is None else who_saw_enough(fn, aligned, self.observed)
         if len(who) < 2:
             raise ValueError(f"`fn` uses items that only {len(who)} member(s) saw together: no spread")
-        values = torch.stack([torch.as_tensor(fn(_member(aligned, k))) for k in who])
+        values = torch.stack([torch.as_tensor(fn(member(aligned, k))) for k in who])
         if not values.is_floating_point():
             values = values.to(flatten(self.aligned, 1).dtype)  # comparisons and ranks: shares and mean ranks
         if values.ndim > 2:
@@ -317,7 +317,7 @@ class Ensemble:
 
     def labels(self, names: Names = None, block: str | None = None) -> list[str | int]:
         """What the numbers of the points, or of one of their blocks, are called: names, else indices. Errors as in `table`."""
-        one = _member(self.members, 0)
+        one = member(self.members, 0)
         self.block_of(one, block)
         of = next(iter(blocks_of(one))) if block is None else block
         return item_labels(chosen_names(names, self.names, one, block), of, real_shape(blocks_of(one)[of]))
@@ -398,7 +398,7 @@ class Ensemble:
 
     def _pools(self, block: str | None) -> Tensor | None:
         """The pools of the items of tensor points, or of a block; errors as in `block_of`."""
-        one = _member(self.members, 0)
+        one = member(self.members, 0)
         self.block_of(one, block)
         return pools_of(self.group, one, next(iter(blocks_of(one))) if block is None else block)
 
@@ -418,7 +418,7 @@ class Ensemble:
         results = []
         for k in range(len(self)):
             try:
-                results.append(function(_member(members, k)))
+                results.append(function(member(members, k)))
             except DegeneratePointError as error:
                 raise DegeneratePointError(f"member {k} of the ensemble cannot be put on `section`: {error}") from error
         if is_dict(results[0]):
@@ -426,7 +426,7 @@ class Ensemble:
         return torch.stack(results)
 
     def _check_estimable(self, fn: Callable[[Point], Any], who: str, instead: str = "") -> None:
-        point = _member(whole(self.aligned), 0)
+        point = member(whole(self.aligned), 0)
         change = largest_change(fn, point, self.group)
         if not change.relative <= default_tolerance(point):
             raise NotEstimableError(
@@ -434,10 +434,6 @@ class Ensemble:
                 f"{change.generator}, so its value says which gauge a member is in; take differences (ratios, distances), or "
                 f"fix a gauge first: mid.Section(group)(x){instead}"
             )
-
-
-def _member(members: Point, k: int) -> Point:
-    return map_blocks(lambda t: t[k], members)
 
 
 def _absolute(t: Tensor) -> Tensor:

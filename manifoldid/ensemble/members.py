@@ -10,7 +10,7 @@ from manifoldid.distributed import is_spread
 from manifoldid.errors import listed
 from manifoldid.groups import Translation
 from manifoldid.groups.base import GaugeGroup
-from manifoldid.points import HALF, Point, blocks_of
+from manifoldid.points import HALF, Point, blocks_of, map_blocks
 
 
 def stacked(members: object) -> Point:
@@ -42,6 +42,11 @@ def stacked(members: object) -> Point:
         if set(m.keys()) != set(names):
             raise ValueError(f"`members[{k}]` has the blocks {sorted(m.keys())}, members[0] has {sorted(names)}")
     return {name: _stack([m[name] for m in members], f"members[...][{name!r}]") for name in names}
+
+
+def member(members: Point, k: int) -> Point:
+    """The point of one member, a view."""
+    return map_blocks(lambda t: t.narrow(0, k, 1).squeeze(0), members)  # t[k] of a DTensor is newer than torch 2.6
 
 
 def _stack(tensors: list[Tensor] | tuple[Tensor, ...], name: str) -> Tensor:

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from manifoldid.distributed import whole
+from manifoldid.ensemble.members import member
 from manifoldid.inference.names import Names, chosen_names, item_labels
 from manifoldid.inference.presentation import Column, rendered
 from manifoldid.plots import before_and_after
-from manifoldid.points import blocks_of, flatten, is_dict, like_point
+from manifoldid.points import blocks_of, flatten, is_dict
 from manifoldid.sections import SectionLike
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def ensemble_rows(ensemble: "Ensemble", names: Names, section: SectionLike, block: str | None) -> list[dict[str, Any]]:
     """The rows of `Ensemble.table`."""
     means, deviations = whole(ensemble.mean(section)), whole(ensemble.spread(section))
-    one = like_point({of: t[0] for of, t in blocks_of(ensemble.members).items()}, ensemble.members)
+    one = member(ensemble.members, 0)
     called = chosen_names(names, ensemble.names, one, block)
     if block is not None:
         ensemble.block_of(means, block)

@@ -32,7 +32,7 @@ def run(checks, folder, limit=300.0):
 
 def _work(rank, checks, folder):
     warnings.simplefilter("error", UserWarning)
-    warnings.filterwarnings("ignore", "DTensor random operators may not have complete support on cpu")  # torch 2.6, of any
+    warnings.filterwarnings("ignore", "DTensor random operators may not have complete support")  # torch 2.6, on any CPU
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
