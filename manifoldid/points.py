@@ -114,6 +114,13 @@ def detached(x: Point) -> Point:
     return map_blocks(lambda t: t.detach().as_subclass(Tensor), x)
 
 
+def own_copy(value: Any) -> Any:
+    """A copy of a tensor, or dict of tensors, that the caller may change later; cut from the graph. Anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return {name: own_copy(t) for name, t in value.items()} if is_dict(value) else value
+
+
 def flatten(x: Point, batch_ndim: int = 0) -> Tensor:
     """All numbers of one point in one real vector, in the order of the blocks; shape (*batch, N).
 

@@ -30,6 +30,7 @@ from manifoldid.points import (
     detached,
     is_dict,
     map_blocks,
+    own_copy,
 )
 
 
@@ -166,7 +167,7 @@ class Section(_AnySection):
 
     def __init__(self, group: GaugeGroup, weights: Weights = None, at: Point | None = None):
         require_group(group)
-        self._set(group=group, weights=_kept(weights), at=None if at is None else _kept(as_point(at, "at")))
+        self._set(group=group, weights=own_copy(weights), at=None if at is None else own_copy(as_point(at, "at")))
 
     @property
     def defect(self) -> str:
@@ -284,13 +285,6 @@ def _with_blocks(group: GaugeGroup, blocks: Any) -> GaugeGroup:
     if not isinstance(group, ItemGroup):
         raise TypeError(f"`blocks` needs a group on items (Translation, Scaling, PositiveScaling, Affine), not {group}")
     return group.with_blocks(blocks)
-
-
-def _kept(value: Any) -> Any:
-    """A private copy of tensors that the caller might change later."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    return {key: _kept(item) for key, item in value.items()} if is_dict(value) else value
 
 
 def _beside(at: Point, x: Point) -> Point:

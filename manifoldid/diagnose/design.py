@@ -20,13 +20,14 @@ _SEEN = 1e-7  # relative change of predictions that counts
 def varied_inputs(inputs: Any, generator: torch.Generator) -> Any:
     """Inputs of the same kind and shape with other values: every column drawn anew, from its own values or a normal fit.
 
-    A column that is constant stays as it is, so that an intercept remains one. Whatever is no tensor is kept.
+    A column that is constant stays as it is, so that an intercept remains one; so does one of a single row. Whatever is no tensor is kept.
     """
     if isinstance(inputs, dict):
         return {name: varied_inputs(value, generator) for name, value in inputs.items()}
     if isinstance(inputs, (list, tuple)):
-        return type(inputs)([varied_inputs(value, generator) for value in inputs])
-    if not isinstance(inputs, Tensor) or inputs.ndim == 0 or inputs.is_complex():
+        varied = [varied_inputs(value, generator) for value in inputs]
+        return type(inputs)(*varied) if hasattr(inputs, "_fields") else type(inputs)(varied)  # a namedtuple, or not
+    if not isinstance(inputs, Tensor) or not inputs.numel() or inputs.ndim == 0 or inputs.is_complex():
         return inputs
     columns = inputs.detach().reshape(-1, inputs.shape[-1] if inputs.ndim > 1 else 1)
     drawn = torch.stack([_drawn(column, generator) for column in columns.unbind(1)], dim=1)
@@ -35,6 +36,8 @@ def varied_inputs(inputs: Any, generator: torch.Generator) -> Any:
 
 def _drawn(column: Tensor, generator: torch.Generator) -> Tensor:
     values = column.unique()
+    if len(values) == 1:
+        return column
     if not column.is_floating_point() or len(values) <= _FEW * len(column):
         return values[torch.randint(len(values), (len(column),), generator=generator)]
     normal = torch.randn(len(column), generator=generator, dtype=torch.float64).to(column)
@@ -66,10 +69,17 @@ def with_design(
         return diagnosis
     further = others or (lambda: varied_inputs(inputs, probe.generator))
     every = [inputs, *(further() for _ in range(_VARIANTS))]
-    richer = probe.of(lambda x: [predict(x, some) for some in every])
-    if richer is None:
-        return diagnosis
-    design = diagnosis.dim - NullSpaces(richer, 3).dim
+    try:
+        richer = probe.of(lambda x: [predict(x, some) for some in every])
+        design = diagnosis.dim - NullSpaces(richer, 3).dim
+    except Exception as error:  # whatever a model raises at inputs that were made up here
+        if others is not None:
+            raise
+        note = (
+            f"design: not looked at, since `predict` raises {type(error).__name__} at inputs of the same kind with other values "
+            f"({' '.join(str(error).split())[:80]}); pass `sample`, which draws pairs (point, inputs)"
+        )
+        return diagnosis.concluded((*diagnosis.warnings, note))
     if design <= 0:
         return diagnosis
     x = probe.point

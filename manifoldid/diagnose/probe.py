@@ -61,12 +61,9 @@ class Probe:
         self.outputs = self._first_look()
         self._sketch: Tensor | None = None
 
-    def of(self, predict: Any) -> "Probe | None":
-        """Another model at the same point with the same samples; None if it cannot be evaluated there."""
-        try:
-            return Probe(predict, self.like, self._sample, self.generator)
-        except (TypeError, ValueError, RuntimeError):
-            return None
+    def of(self, predict: Any) -> "Probe":
+        """Another model at the same point with the same samples; errors as when one is made."""
+        return Probe(predict, self.like, self._sample, self.generator)
 
     # ------------------------------------------------------------------------------------------------ predictions
 

@@ -30,6 +30,7 @@ from manifoldid.points import (
     is_dict,
     like_point,
     map_blocks,
+    own_copy,
     part_of_weights,
 )
 from manifoldid.quotient.frechet import frechet_mean
@@ -77,7 +78,7 @@ class Ensemble:
     ):
         require_group(group)
         self.group = group
-        self.weights = weights
+        self.weights = own_copy(weights)
         self.members: Point = map_blocks(torch.clone, group.validate(stacked(members), "members"))
         sizes = {t.shape[0] if t.ndim else 0 for t in blocks_of(self.members).values()}
         if len(sizes) > 1 or min(sizes) < 2:

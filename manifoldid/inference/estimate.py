@@ -20,7 +20,7 @@ from manifoldid.inference.presentation import Column, rendered
 from manifoldid.inference.quasi_variance import QuasiVariances, fitted, quasi_variances, refusal
 from manifoldid.invariance import default_tolerance, largest_change
 from manifoldid.plots import caterpillar
-from manifoldid.points import Weights, blocks_of, detached, event_numel, flatten, unflatten
+from manifoldid.points import Weights, blocks_of, detached, event_numel, flatten, own_copy, unflatten
 from manifoldid.sections import SectionLike, as_section
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Estimate:
         names: Names = None,
         origin: str = "",
     ):
-        self.point, self.group, self.weights = point, group, weights
+        self.point, self.group, self.weights = point, group, own_copy(weights)
         self.names = checked_names(names, point)
         self._inverse, self.origin = inverse, origin
 

@@ -302,14 +302,14 @@ class Quotient:
 
 
 def positive_weights(weights: Weights, name: str = "weights") -> Weights:
-    """`weights` themselves, which a metric needs to be positive.
+    """A copy of `weights`, which a metric needs to be positive.
 
     Args:
         weights: Item weights, a dict of them, or None.
         name: What the caller calls them.
 
     Returns:
-        A private copy.
+        Tensors of their own, in the same form.
 
     Raises:
         TypeError: They are no tensors.

@@ -307,6 +307,11 @@ def test_nothing_of_the_caller_is_overwritten_or_shared():
         x.zero_()
     close(ensemble.mean(), mid.Section(mid.Translation())(kept).mean(0))
     assert not ensemble.mean().requires_grad
+    weights = torch.ones(6).double()
+    ensemble = mid.Ensemble(kept, mid.Scaling(), weights)
+    before = ensemble.mean()
+    weights[0] = 100
+    close(ensemble.mean(), before)
 
 
 # --------------------------------------------------------------------------------------------------------------- table
