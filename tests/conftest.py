@@ -11,11 +11,7 @@ def _one_thread_per_process():
 
 @pytest.fixture
 def annotations_unchecked(monkeypatch):
-    """Without the run-time check of annotations, which users do not have.
-
-    For tests of error messages, since that check would answer first; and for sweeps that call the same functions very often, where
-    it takes more than half of the time and the other tests of these functions have it.
-    """
+    """Without the run-time check of annotations, which would answer before the error message that is tested here."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 

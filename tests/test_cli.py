@@ -8,6 +8,8 @@ import manifoldid
 from manifoldid import cli
 from manifoldid.diagnose import stages
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments, **options):
     """`python -m manifoldid` in a process of its own, warnings as errors."""

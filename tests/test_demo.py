@@ -10,6 +10,8 @@ from rich.console import Console
 import manifoldid as mid
 from manifoldid.demo import baseball, run_demo, travel
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 NUMBER = re.compile(r"\d+\.\d+|\d+")
 
@@ -119,8 +121,14 @@ def test_picture_is_saved_and_small(default_run):
     assert picture.stat().st_size < 300_000
 
 
-@pytest.mark.usefixtures("annotations_unchecked")
-def test_same_seed_prints_the_same_and_the_global_generator_is_left_alone(tmp_path):
+@pytest.fixture
+def short(monkeypatch):
+    """Little training, where it is the printing that matters."""
+    monkeypatch.setattr(travel, "STEPS", 20)
+    monkeypatch.setattr(baseball, "ROUNDS", 2)
+
+
+def test_same_seed_prints_the_same_and_the_global_generator_is_left_alone(short, tmp_path):
     before = torch.get_rng_state()
     first, second, other = printed(tmp_path), printed(tmp_path), printed(tmp_path, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
@@ -128,14 +136,14 @@ def test_same_seed_prints_the_same_and_the_global_generator_is_left_alone(tmp_pa
     assert timeless[0] == timeless[1] != timeless[2]
 
 
-def test_without_matplotlib_it_says_how_to_install_it(tmp_path, monkeypatch):
+def test_without_matplotlib_it_says_how_to_install_it(short, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "pip install 'manifoldid[plot]'" in printed(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("options", [{}, {"force_terminal": True, "no_color": True}])
-def test_output_reads_without_colour(tmp_path, options, monkeypatch):
+def test_output_reads_without_colour(short, tmp_path, options, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     text = printed(tmp_path, **options)
     assert "\x1b[3" not in text
@@ -143,13 +151,13 @@ def test_output_reads_without_colour(tmp_path, options, monkeypatch):
 
 
 @pytest.mark.parametrize("width", [30, 80])
-def test_ascii_terminal_of_any_width_can_show_it(tmp_path, width):
+def test_ascii_terminal_of_any_width_can_show_it(short, tmp_path, width):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     run_demo(2, 0, tmp_path, Console(file=stream, width=width))
     stream.flush()
 
 
-def test_terminal_gets_a_progress_bar(tmp_path, monkeypatch):
+def test_terminal_gets_a_progress_bar(short, tmp_path, monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     assert "travel modes" in printed(tmp_path, force_terminal=True)
     assert "travel modes" not in printed(tmp_path)

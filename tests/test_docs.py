@@ -14,6 +14,8 @@ import pytest
 
 import manifoldid as mid
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if not {"examples", "_build"} & set(page.relative_to(DOCS).parts))

@@ -6,6 +6,8 @@ import pytest
 
 import manifoldid as mid
 
+pytestmark = pytest.mark.slow
+
 
 def run(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)

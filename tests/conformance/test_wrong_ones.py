@@ -3,7 +3,7 @@ from wrong import GROUPS, wrong_manifolds
 
 import manifoldid as mid
 
-pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+pytestmark = pytest.mark.slow
 
 MANIFOLDS = wrong_manifolds()
 

@@ -88,6 +88,7 @@ def test_the_name_does_not_depend_on_the_basis(name, seed):
     assert name_algebra(structure_constants(matrices)) == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 5])  # bases of condition 1e2 and 3e2
 def test_the_name_does_not_depend_on_rounding(seed):
     """The centroid of e(3) has a nilpotent element, whose eigenvalues rounding splits by much more than itself."""

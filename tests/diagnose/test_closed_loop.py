@@ -9,7 +9,7 @@ from public_cases import CASES, CASES_BY_NAME
 import manifoldid as mid
 from manifoldid.groups.orbit import zero_coordinates
 
-pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+pytestmark = pytest.mark.slow
 
 F64 = torch.float64
 COMPLETE = [case for case in CASES if case.complete]

@@ -31,7 +31,7 @@ def test_inputs_keep_their_kind_and_what_is_constant():
         assert drawn(same) is same or torch.equal(drawn(same), same)
 
 
-@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.slow
 def test_a_model_that_breaks_at_other_inputs_says_that_the_design_was_not_looked_at():
     def differences(x, pairs):  # indices that came as floating numbers become other numbers
         return x[pairs[:, 0].long()] - x[pairs[:, 1].long()]
@@ -42,7 +42,7 @@ def test_a_model_that_breaks_at_other_inputs_says_that_the_design_was_not_looked
     assert any("design: not looked at, since `predict` raises IndexError" in note for note in diagnosis.warnings)
 
 
-@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.slow
 def test_a_model_that_breaks_at_inputs_of_the_caller_is_the_callers():
     def sample(generator):
         return POINT, torch.full((3, 4), float(next(counted)), dtype=F64)

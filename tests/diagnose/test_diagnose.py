@@ -41,6 +41,7 @@ def differences(x):
     return torch.sigmoid(x[I] - x[J])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("predict", "point", "group"),
     [
@@ -65,6 +66,7 @@ def test_the_group_of_the_catalogue_is_handed_over(predict, point, group):
     check_invariance(predict, point, diagnosis.group)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forward", "inverse", "point"),
     [
@@ -253,6 +255,7 @@ def test_the_global_random_state_is_left_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("predict", "point", "count"),
     [
@@ -294,6 +297,7 @@ def absorption(amount, volume, clearance, rate):
     return amount * rate / (volume * (rate - out)) * (torch.exp(-out * times) - torch.exp(-rate * times))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3])
 def test_rates_that_may_change_places_are_found_with_the_formula_of_the_exchange(seed):
     # flip-flop kinetics: rate -> clearance / volume, volume -> clearance / rate, whatever the points that are drawn
@@ -305,6 +309,7 @@ def test_rates_that_may_change_places_are_found_with_the_formula_of_the_exchange
     assert torch.allclose(flip.map(point), torch.tensor([5 / 1.2, 5.0, 5 / 30.0], dtype=F64), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_second_solutions_are_found_beside_a_gauge():
     point = {
         k: torch.tensor(v, dtype=F64) for k, v in {"amount": 0.7, "volume": 30.0, "clearance": 5.0, "rate": 1.2}.items()
@@ -352,6 +357,7 @@ def test_a_network_is_diagnosed_on_two_levels():
     assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
 
 
+@pytest.mark.slow
 def test_large_models_are_matrix_free():
     n = 5000
     generator = torch.Generator().manual_seed(0)
@@ -362,7 +368,7 @@ def test_large_models_are_matrix_free():
     assert isinstance(diagnosis.group, Translation)
 
 
-@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.slow
 def test_a_loss_that_is_one_number_determines_one_direction():
     first, second = torch.randint(9, (2, 40), generator=torch.Generator().manual_seed(0))
     loss = lambda x: -torch.nn.functional.logsigmoid(x[first] - x[second]).sum()  # noqa: E731
@@ -372,7 +378,7 @@ def test_a_loss_that_is_one_number_determines_one_direction():
     assert any("if it is a loss" in note for note in diagnosis.warnings)
 
 
-@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.slow
 def test_directions_without_a_closed_form_count_and_are_not_called_singular():
     # an offset inside a logarithm: L -> L + 1 m' against size -> size exp(-U m), and GL(2)
     point = {"size": normal(6).exp(), "U": normal(6, 2, seed=1), "L": normal(5, 2, seed=2)}
@@ -381,6 +387,7 @@ def test_directions_without_a_closed_form_count_and_are_not_called_singular():
     assert not any("singular" in note or "no derivative" in note for note in diagnosis.warnings)
 
 
+@pytest.mark.slow
 def test_what_the_inputs_of_sample_determine_is_called_design():
     # at any one draw only two of four columns vary: the sum with the intercept is structural, the other two are not
     def predict(p, x):
@@ -411,6 +418,7 @@ def test_sample_may_take_a_generator():
     assert diagnosis.dim == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leading", [True, False], ids=["heads as a dimension", "heads as slices"])
 def test_every_head_of_an_attention_block_has_its_own_bases(leading):
     tokens = normal(20, 8, 16)

@@ -68,7 +68,7 @@ MODELS = {
     ellipse: lambda g: normal(g, 4),
     blocks_of_exponents: lambda g: {"a": uniform(g, 3), "b": normal(g, 2), "c": normal(g).abs() + 0.5},
 }
-pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+pytestmark = pytest.mark.slow
 every = pytest.mark.parametrize("predict", MODELS, ids=lambda model: model.__name__)
 
 

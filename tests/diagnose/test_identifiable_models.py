@@ -5,7 +5,7 @@ import torch
 
 from manifoldid.diagnose import diagnose
 
-pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+pytestmark = pytest.mark.slow
 
 F64 = torch.float64
 

@@ -9,7 +9,7 @@ from unseen_models import UNSEEN, Model
 from manifoldid.diagnose import diagnose
 from manifoldid.points import flatten
 
-pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+pytestmark = pytest.mark.slow
 
 
 def diagnosed(model: Model):

@@ -15,6 +15,8 @@ import manifoldid as mid
 from manifoldid.distributed import sharded
 
 FULLY_SHARDS_ON_CPU = hasattr(torch.cpu.Stream, "record_event")  # not before torch 2.7
+pytestmark = pytest.mark.slow
+
 ITEMS = 7
 BLOCKS = torch.tensor([5, 5, -1, -1, 5, -1, 5])
 SPLITS = ([(0, 4), (4, 7)], [(0, 7), (7, 7)])  # items of the two ranks; in the second the other rank has none

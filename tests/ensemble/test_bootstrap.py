@@ -34,6 +34,7 @@ def test_members_are_the_fits_of_resampled_data():
         torch.testing.assert_close(member, fit.point)
 
 
+@pytest.mark.slow
 def test_the_spread_is_near_the_error_of_the_estimate():
     ensemble = bootstrap(names=NAMES)
     fit = mid.fit(lambda x: nll(x, GAMES), torch.zeros(4, dtype=F64), mid.Translation())

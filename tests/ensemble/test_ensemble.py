@@ -40,6 +40,7 @@ def close(a, b, atol=1e-10):
 # ----------------------------------------------------------------------------------------------------------- statistics
 
 
+@pytest.mark.slow
 @each_group
 @pytest.mark.parametrize("weights", [None, RAMP], ids=["equal", "weighted"])
 def test_statistics_do_not_depend_on_the_gauges_of_the_members(group, weights):
@@ -74,6 +75,7 @@ def test_the_mean_of_flat_quotients_is_taken_entry_by_entry(name):
     close(mid.Ensemble(moved, group).mean(), mid.Section(group)(moved).mean(0), atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scaling", "affine", "affine per block", "affine, one scale"])
 @pytest.mark.parametrize("weights", [None, RAMP], ids=["equal", "weighted"])
 def test_the_mean_of_spheres_is_the_frechet_mean(name, weights):
@@ -222,6 +224,7 @@ def test_lists_and_stacked_members_are_the_same():
     close(stacked.aligned["a"], wanted, atol=0)
 
 
+@pytest.mark.slow
 def test_members_of_dicts_keep_their_blocks():
     group = mid.Product(mid.Shift({"theta": 1, "beta": 1}), skill=mid.Affine(), scale=mid.PositiveScaling())
     size = 8

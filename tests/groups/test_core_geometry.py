@@ -51,6 +51,7 @@ def at(case: Case, weighted: bool, *batch: int):
 # ---------------------------------------------------------------------------------- against the defaults of any action
 
 
+@pytest.mark.slow
 @each_same_metric
 @each_weights
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
@@ -90,6 +91,7 @@ def test_the_geometry_of_positive_points_is_that_of_their_logarithms(name, weigh
 # --------------------------------------------------------------------------------------------------- what has to hold
 
 
+@pytest.mark.slow
 @each_case
 @each_weights
 def test_the_metric_is_invariant_and_the_operations_are_equivariant(case: Case, weighted):
@@ -145,6 +147,7 @@ def test_squares_of_components_add_up_to_the_metric(case: Case):
     close(flatten(geometry.components(x, u), 1).square().sum(-1), geometry.inner(x, u, u))
 
 
+@pytest.mark.slow
 @each_case
 @each_weights
 def test_exp_and_log_are_inverse_and_log_has_the_length_of_the_distance(case: Case, weighted):
@@ -291,6 +294,7 @@ def test_a_full_turn_comes_back(case: Case):
     close(geometry.exp(x, turn), x, atol=1e-9)
 
 
+@pytest.mark.slow
 @each_sphere
 def test_exp_and_log_are_smooth_at_zero(case: Case):
     geometry, x = case.group.geometry(), case.point()
@@ -302,6 +306,7 @@ def test_exp_and_log_are_smooth_at_zero(case: Case):
     assert torch.autograd.gradcheck(lambda t: geometry.squared_dist(x, t), (y,))
 
 
+@pytest.mark.slow
 @each_case
 def test_operations_are_differentiable_and_work_under_vmap(case: Case):
     geometry, x, y, u, _ = at(case, True, 2)

@@ -142,6 +142,7 @@ def test_least_norm_representative_agrees_with_the_default_that_knows_only_the_a
     torch.testing.assert_close(form.xi, default.xi, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in CASES if not name.startswith("positive") and name not in ("product", "trivial")]
 )
@@ -275,6 +276,7 @@ def test_half_precision_survives_numbers_whose_squares_overflow():
 # ------------------------------------------------------------------------------------------------------- derivatives
 
 
+@pytest.mark.slow
 @each_case
 def test_sections_and_frames_are_differentiable(case: Case):
     x = case.point(2)

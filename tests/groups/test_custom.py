@@ -85,6 +85,7 @@ def test_redundant_coordinates_are_found_by_the_conformance_kit():
     assert "dimension" in str(report)
 
 
+@pytest.mark.slow
 def test_action_alone_is_enough_for_everything():
     x = randn(6)
     group = AsinhShift()

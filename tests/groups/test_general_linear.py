@@ -47,6 +47,7 @@ def products(start, make, steps=50, group=GROUP):
     return torch.stack(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_attached_runs_do_not_know_the_balance_of_their_start(name):
     path = products(POINT, OPTIMISERS[name])

@@ -41,7 +41,7 @@ def test_repr_is_code_and_copies_are_equal():
     assert mid.Parts(INSIDE, U=PLACES["U"], V=torch.arange(8, 18).reshape(5, 2)) != GROUP
 
 
-@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.slow
 def test_passes_the_conformance_kit():
     group = mid.Parts(mid.LocationScale(locations=("t",), slopes=("a",)), t=torch.arange(5), a=torch.arange(7, 10))
     report = mid.conformance.check_group(group, torch.cat([normal(5), normal(7, seed=2).exp()]))

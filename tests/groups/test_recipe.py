@@ -10,7 +10,7 @@ import torch
 
 import manifoldid as mid
 
-pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ import manifoldid as mid
 from manifoldid.points import blocks_of, map_blocks
 from manifoldid.quotient.horizontal import Quotient
 
-pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+pytestmark = pytest.mark.slow
 
 LINE = torch.stack([torch.arange(4.0), torch.zeros(4)], -1).double()
 SQUARE = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]).double()  # equal singular values

@@ -297,7 +297,7 @@ def test_the_table_of_pairs_has_one_row_per_pair(blocks):
     assert "of 6 pairs differ" in str(pairs)
 
 
-@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.slow
 def test_differences_that_depend_on_the_unit_need_a_section():
     target = torch.tensor([-1.0, 0.5, 2.0, 4.0], dtype=F64)
 

@@ -149,7 +149,7 @@ def test_names_are_used_where_someone_runs_away():
         mid.fit(nll, torch.zeros(3, dtype=F64), mid.Translation(), names=["Ann", "Bob", "Cy"])
 
 
-@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.slow
 def test_an_item_that_everybody_solves_is_named_although_its_way_to_infinity_bends():
     generator = torch.Generator().manual_seed(0)
     ability, easy = torch.randn(60, generator=generator, dtype=F64), torch.linspace(-1, 1, 5, dtype=F64)

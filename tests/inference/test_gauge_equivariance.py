@@ -5,7 +5,7 @@ import torch
 
 import manifoldid as mid
 
-pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+pytestmark = pytest.mark.slow
 
 F64 = torch.float64
 FIRST, SECOND = torch.triu_indices(6, 6, offset=1)

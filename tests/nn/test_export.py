@@ -8,6 +8,8 @@ from torch import nn
 
 import manifoldid as mid
 
+pytestmark = pytest.mark.slow
+
 LABELS = torch.tensor([7, -2, 7, -2, 7, -2])
 
 

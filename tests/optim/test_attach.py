@@ -85,6 +85,7 @@ def train(group: mid.GaugeGroup, x: Tensor, make, steps: int = 25) -> Tensor:
     return torch.stack(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 @pytest.mark.parametrize("group", GROUPS)
 def test_runs_from_x_and_from_gx_are_the_same_and_stay_on_the_section(group, optimiser):
@@ -95,6 +96,7 @@ def test_runs_from_x_and_from_gx_are_the_same_and_stay_on_the_section(group, opt
     assert (path[-1] - path[0]).abs().max() > 1e-4  # it does move
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_positive_parameters_are_stepped_in_their_logarithm(optimiser):
     """Attached to PositiveScaling, an optimiser on x does what it does on z = log x attached to Translation."""
@@ -116,6 +118,7 @@ def test_positive_parameters_are_stepped_in_their_logarithm(optimiser):
         torch.testing.assert_close(path[k], z.detach().exp(), rtol=1e-9, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimiser", ["sgd", "adam", "lbfgs-wolfe"])
 def test_groups_that_only_give_their_action_are_equivariant(optimiser):
     gauge = AsinhShift()
@@ -139,7 +142,7 @@ def test_displacements_of_curved_groups_are_horizontal():
         assert (step @ vertical).abs() <= 1e-12 * step.norm() * vertical.norm()
 
 
-@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["translation", "scaling", "affine"])
 def test_no_drift_over_2000_steps_in_float32(group):
     gauge, _ = GROUPS[group]
@@ -197,6 +200,7 @@ def test_dicts_lists_batches_and_weights():
     assert float(point["home"].detach()) < 0.9  # a block that is not named is free
 
 
+@pytest.mark.slow
 def test_a_thousand_parameters_share_one_hook_and_one_pass():
     params = [nn.Parameter(torch.randn(4)) for _ in range(1000)]
     optimiser = torch.optim.Adam(params, lr=0.1)
@@ -301,6 +305,7 @@ def test_steps_that_grad_scaler_skips_do_not_move(fused, group):
     assert mid.Section(group)(p).sub(p).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 @pytest.mark.parametrize("order", ["build, attach, load", "build, load, attach"])
 def test_a_state_dict_resumes_the_same_run(optimiser, order):

@@ -10,7 +10,7 @@ import manifoldid as mid
 from manifoldid.groups.orbit import moved, zero_coordinates
 from manifoldid.points import Point, blocks_of, flatten, map_blocks
 
-pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+pytestmark = pytest.mark.slow
 
 STEPS = 10  # 25 for the groups of the core, in test_attach
 VARIANTS = ("sgd", "adam-foreach", "amsgrad", "lbfgs")  # of others here; test_attach has them all

@@ -55,6 +55,7 @@ def run(all_points, together, by_closure, fused, settled):
     return [{name: p.detach().clone() for name, p in point.items()} for point in all_points]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["rows", "columns", "both"])
 @pytest.mark.parametrize("by_closure", [False, True])
 def test_points_that_step_together_step_as_each_alone(monkeypatch, layout, by_closure):

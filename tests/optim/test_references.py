@@ -67,6 +67,7 @@ def test_lbfgs_ends_at_the_estimates_of_r(name, start):
     assert abs(float(nll(p).detach()) + log_likelihood) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCE)
 def test_adam_ends_at_the_estimates_of_r(name):
     expected, _ = REFERENCE[name]

@@ -47,6 +47,7 @@ def step(optimiser, p: Tensor, touched: Tensor, closure: bool = False) -> None:
         optimiser.step()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::manifoldid.NotInvariantWarning")
 @pytest.mark.parametrize("closure", [False, True])
 @pytest.mark.parametrize("weights", [None, torch.linspace(1, 3, 10, **F64)], ids=["equal", "weighted"])

@@ -46,6 +46,7 @@ def run(optimiser, p, group, steps=25, closure=False):
 # 1. projx is called between steps and must not re-gauge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPS)
 def test_stabilising_leaves_the_run_as_it_was(name):
     group, paths = GROUPS[name], []
@@ -146,6 +147,7 @@ def test_weight_decay_along_the_orbit_does_nothing(name):
 # 5. the line search
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["armijo", "wolfe"])
 @pytest.mark.parametrize("name", GROUPS)
 def test_line_search_is_equivariant(name, method):

@@ -136,6 +136,7 @@ def test_exponential_solves_the_geodesic_equation(name):
 # -------------------------------------------------------------------------------------- coincident and opposite points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPS)
 def test_derivatives_at_coincident_points_are_their_limits(name):
     quotient, x = Quotient(GROUPS[name], WEIGHTS), draw(name)
@@ -151,6 +152,7 @@ def test_derivatives_at_coincident_points_are_their_limits(name):
     close(jacrev(lambda y: quotient.log(x, y))(near), projection, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPHERES)
 @pytest.mark.parametrize("angle", [1e-4, 1e-2, 0.199, 0.201, 1.0, math.pi / 2, math.pi - 1e-3])
 def test_distances_are_accurate_in_float32(name, angle):
@@ -218,6 +220,7 @@ def test_degenerate_rows_are_finite_where_values_cannot_be_looked_at(name):
         assert torch.isfinite(vmap(operation)(x, y)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPS)
 def test_derivatives_pass_gradcheck(name):
     quotient, x, y = Quotient(GROUPS[name], WEIGHTS), draw(name).requires_grad_(), draw(name, seed=5).requires_grad_()

@@ -82,6 +82,7 @@ def test_inner_and_norm_agree(points):
     assert manifold.inner(x, u).dtype == x.dtype
 
 
+@pytest.mark.slow
 def test_gradient_agrees_with_finite_steps(points):
     manifold, x, y, _, v, tolerance = points
     leaf = x.clone().requires_grad_()
@@ -93,6 +94,7 @@ def test_gradient_agrees_with_finite_steps(points):
     )
 
 
+@pytest.mark.slow
 def test_expmap_and_logmap_are_inverse(points):
     manifold, x, y, u, _, tolerance = points
     close(manifold.dist(manifold.expmap(x, manifold.logmap(x, y)), y), torch.zeros_like(x[..., 0]), 10 * tolerance)

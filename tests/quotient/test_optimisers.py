@@ -12,7 +12,7 @@ from manifoldid.demo.baseball import load_season
 
 geoopt = pytest.importorskip("geoopt")
 
-pytestmark = pytest.mark.usefixtures("annotations_unchecked")  # a sweep
+pytestmark = pytest.mark.slow
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.3, 1.7, 1.0, 0.9], dtype=torch.float64)
 GROUPS = {

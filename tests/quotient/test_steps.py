@@ -24,6 +24,7 @@ def operations(manifold, x, u, v):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])

@@ -12,6 +12,8 @@ from _data import EXAMPLES, printed, table, tensor
 import manifoldid as mid
 from manifoldid.demo.tables import read_table
 
+pytestmark = pytest.mark.slow
+
 F64 = torch.float64
 logsigmoid = torch.nn.functional.logsigmoid
 LEAGUES = printed("paired_comparisons")
