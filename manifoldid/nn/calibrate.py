@@ -70,8 +70,10 @@ def calibrate(
     with _evaluation(model), torch.no_grad(), torch.random.fork_rng():
         while left:
             if ranks is None:
-                name, points = _outputs(model, batches, left, run)
-                group = left[name].group
+                found = _outputs(model, batches, left, run)
+                if found is None:
+                    raise ValueError("`loader` is empty: calibration needs a reference population")
+                (name, points), group = found, left[found[0]].group
             else:
                 name, points = _outputs_of_all(model, batches, left, run, ranks)
                 group = sharded(left[name].group, ranks)  # the sums of the frame are sums over all ranks
@@ -82,11 +84,11 @@ def calibrate(
 
 def _outputs(
     model: Any, batches: Iterable[Any], heads: dict[str, GaugeFix], run: Callable[[Any, Any], Any]
-) -> tuple[str, Tensor]:
-    """The head that is called first, and what comes before it: one point over all examples per column, (k, N)."""
+) -> tuple[str, Tensor] | None:
+    """The head that is called first, and what comes before it: one point over all examples per column, (k, N); None for no batches."""
     outputs, order, empty = _collect(model, batches, heads, run)
     if empty:
-        raise ValueError("`loader` is empty: calibration needs a reference population")
+        return None
     if not order:
         raise ValueError(f"`model` does not call its head(s) {sorted(heads)} on these batches")
     return order[0], torch.cat([columns(batch).double() for batch in outputs[order[0]]], dim=-1)
@@ -98,8 +100,8 @@ def _outputs_of_all(
     """The same for the examples here, (k, 0) where there are none, once all ranks are known to be ready for the same head."""
     names, failure, name, points = sorted(heads), None, "", None
     try:
-        if not _is_empty(batches):
-            name, points = _outputs(model, batches, heads, run)
+        if (found := _outputs(model, batches, heads, run)) is not None:
+            name, points = found
     except Exception as error:
         failure = error
     own = (
@@ -108,8 +110,8 @@ def _outputs_of_all(
         0 if points is None else points.shape[0],
     )
     device = next(iter(heads.values())).frame.device
-    found = rows_of_all(torch.tensor([*own, _print_of(model)], dtype=torch.float64, device=device), ranks)
-    failed, called, widths, prints = found.T.tolist()
+    rows = rows_of_all(torch.tensor([*own, _print_of(model)], dtype=torch.float64, device=device), ranks)
+    failed, called, widths, prints = rows.T.tolist()
     if failure is not None:
         raise failure
     if any(failed):
@@ -132,10 +134,6 @@ def _print_of(model: nn.Module) -> float:
     """A number that replicas of one model share; parameters that are spread over ranks do not count."""
     sums = [p.detach().double().sum() for p in model.parameters() if not is_spread(p)]
     return float(sum(total * math.cos(k) for k, total in enumerate(sums)))
-
-
-def _is_empty(batches: Any) -> bool:
-    return hasattr(batches, "__len__") and not len(batches)
 
 
 def _forward(model: nn.Module, batch: Any) -> Any:
