@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -62,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = _parser().parse_args(arguments)
     try:
-        status: int = parsed.run(parsed)
+        with warnings.catch_warnings():  # torch 2.14 deprecates what its own forward-mode derivatives use
+            warnings.filterwarnings("ignore", r".*torch\.jit\.script", FutureWarning)
+            status: int = parsed.run(parsed)
         sys.stdout.flush()
     except CommandError as error:
         print(f"manifoldid {parsed.command}: error: {error}", file=sys.stderr)  # noqa: T201
