@@ -35,6 +35,7 @@ _MOVES = 1e-6  # relative change under a finite move that shows that a null dire
 
 _JUMPS = 1e-3  # the same of a field that is itself only as good as the null spaces it was made from
 _MOST_INTEGRATED = 2  # unnamed fields whose flows are integrated, a null space at every step (in float64: rounding halves steps for ever)
+_BUT_UNKNOWN = "every parameter, apart from the directions in the note"
 _DRAWS = 20  # random points at which a model without derivatives is watched
 
 
@@ -124,6 +125,8 @@ def _diagnosed(probe: Probe, stages: Stages) -> Diagnosis:
     stages.begin("finite moves along the generators")
     points = [p.x for p in search.nulls.regular(2)]
     generators, lost = _generators(probe, search.fields, points, labels)
+    if lost and search.dim == probe.size:
+        return _blind(probe)
     return _assembled(probe, found, generators, lost, points, labels, stages)
 
 
@@ -204,12 +207,14 @@ def _assembled(
     search, nulls = found.search, found.search.nulls
     fields, formulas = search.fields, [g.formula for g in generators]
     dim = search.rank() if lost else search.dim
+    unknown = search.dim - dim
     algebra = structure_of(search) if lost else found.algebra
     many = len(fields) > MOST_BRACKETS
     closed = algebra.closed and all(f.closed_form for f in fields) and (many or len(algebra.constants) == len(fields))
     whole = (closed or many) and all(g.complete and g.closed_form for g in generators)
     stages.begin("the group")
-    group = match_group(probe, fields, formulas, points) if whole or not dim else None
+    nothing = not fields and unknown > 0  # neither a gauge nor the certainty that there is none
+    group = match_group(probe, fields, formulas, points) if (whole or not dim) and not nothing else None
     algebra_name = name_of_many(search, group, dim) if many else name_of(search, algebra, closed, dim)
     closed = closed or (many and (group is not None or not algebra_name.startswith("unknown")))
     small = probe.size <= _LARGE
@@ -234,7 +239,8 @@ def _assembled(
         warnings=(),
         certainty=nulls.kept / max(nulls.dropped, 1e-17),
         size=probe.size,
-        invariants=invariants(fields, group, labels, probe.size),
+        invariants=_BUT_UNKNOWN if nothing else invariants(fields, group, labels, probe.size),
+        unknown=unknown,
     )
     return diagnosis.concluded(notes_of(probe, diagnosis, lost, closed, nulls.certain, nulls.more))
 

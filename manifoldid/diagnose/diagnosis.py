@@ -106,6 +106,7 @@ class Diagnosis:
         size: Number of real parameters.
         invariants: What predictions determine, as text.
         design: How many of the `dim` directions more varied inputs would determine; 0 if no `inputs` were given.
+        unknown: Directions of which nothing is known: the derivative vanishes everywhere, and finite moves change predictions (thresholds).
         starts: From how many starts second solutions were looked for; 0 where there are too many unknowns for it.
     """
 
@@ -125,11 +126,12 @@ class Diagnosis:
     invariants: str = ""
     design: int = 0
     starts: int = 0
+    unknown: int = 0
 
     @property
     def identifiable(self) -> bool | None:
-        """Whether there is no gauge (finite symmetries and weak directions aside); None if nothing is known."""
-        return None if self.algebra == "unknown" else self.dim == 0
+        """Whether there is no gauge (finite symmetries and weak directions aside); None if that is not known."""
+        return None if self.algebra == "unknown" or (self.unknown and not self.dim) else self.dim == 0
 
     def concluded(self, warnings: tuple[str, ...]) -> "Diagnosis":
         """The same with its verdict and these warnings."""
@@ -147,7 +149,10 @@ def _verdict(d: Diagnosis) -> str:
         more = f" and {finite}" if d.discrete else ""
         name = d.algebra if d.algebra.startswith("unknown") else f"algebra {d.algebra}"
         design = f", {d.design} of it due to the inputs (design)" if d.design else ""
-        return f"not identifiable: a gauge of dimension {d.dim} ({name}){more}{design}"
+        blind = f"; nothing is known of {d.unknown} direction(s) without derivative" if d.unknown else ""
+        return f"not identifiable: a gauge of dimension {d.dim} ({name}){more}{design}{blind}"
+    if d.unknown:
+        return f"no derivative information along {d.unknown} direction(s): of these nothing is known, the others are identifiable"
     if d.null_dim:
         return f"identifiable at generic points; {d.null_dim} direction(s) without derivative at this one"
     if d.discrete:

@@ -86,7 +86,7 @@ def _lost(lost: list[str]) -> str:
 
 
 def _singular(d: Diagnosis) -> str:
-    if d.null_dim <= d.dim:
+    if d.null_dim <= d.dim + d.unknown:
         return ""
     return (
         f"`point` is singular: {d.null_dim} directions have no derivative there, {d.dim} at generic points; "

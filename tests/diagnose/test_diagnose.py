@@ -129,6 +129,19 @@ def test_a_rounded_parameter_is_not_called_gauge():
     diagnosis = diagnose(lambda x: torch.stack([x[0], torch.round(10 * x[1])]), normal(2))
     assert diagnosis.dim == 0
     assert any("no derivative information" in note for note in diagnosis.warnings)
+    assert diagnosis.unknown == 1
+    assert diagnosis.identifiable is None
+    assert diagnosis.group is None
+    assert "no derivative information along 1 direction(s)" in str(diagnosis)
+    assert not any("singular" in note for note in diagnosis.warnings)
+
+
+def test_signs_alone_have_no_derivative_information():
+    diagnosis = diagnose(
+        lambda x: (x > 0).to(F64), normal(4)
+    )  # at random points, which keep their signs, nothing changes
+    assert "no derivative information" in diagnosis.verdict
+    assert diagnosis.identifiable is None
 
 
 def test_a_constant_function_leaves_everything_free():
