@@ -10,7 +10,7 @@ from manifoldid._linalg import pushforward
 from manifoldid.errors import NotInvariantError
 from manifoldid.groups.base import GaugeGroup
 from manifoldid.groups.orbit import flatten_basis, moved, zero_coordinates
-from manifoldid.points import HALF, Point, blocks_of, detached, flatten, map_blocks
+from manifoldid.points import HALF, OUT_OF_DOMAIN, Point, blocks_of, detached, flatten, map_blocks
 
 _STEP = 0.5  # a shift of half a unit, a scale of 1.65, a rotation by 29 degrees
 _MOST_GENERATORS = 64  # tried one by one; beyond it, random combinations and then the steepest coordinate
@@ -132,11 +132,14 @@ def _random(zero: Tensor, generator: torch.Generator) -> Tensor:
 
 def _natural_scale(fn: Callable[[Point], Any], point: Point, base: Tensor, generator: torch.Generator) -> float:
     """Largest modulus of the outputs at the point and near it: at a symmetric point all of them may be zero."""
-    near = map_blocks(lambda t: _near(t, generator), point)
-    with torch.no_grad():
-        other = _outputs(fn(near))
-    other = other[torch.isfinite(other)]  # `near` may be outside the domain
-    return max(float(base.abs().max()), float(other.abs().max()) if other.numel() else 0.0)
+    near, size = map_blocks(lambda t: _near(t, generator), point), float(base.abs().max())
+    try:
+        with torch.no_grad():
+            other = _outputs(fn(near))
+    except OUT_OF_DOMAIN:
+        return size
+    other = other[torch.isfinite(other)]  # outside of the domain, too
+    return max(size, float(other.abs().max()) if other.numel() else 0.0)
 
 
 def _near(x: Tensor, generator: torch.Generator) -> Tensor:

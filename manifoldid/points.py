@@ -23,6 +23,10 @@ else:
 AnyPoint = TypeVar("AnyPoint", bound=Tensor | Mapping[str, Tensor])
 
 HALF = (torch.float16, torch.bfloat16)
+OUT_OF_DOMAIN = (
+    ValueError,
+    torch.linalg.LinAlgError,
+)  # what distributions and factorisations raise outside of their domain
 
 
 @runtime_checkable

@@ -59,7 +59,7 @@ def _endures(model: LocalModel, unit: Tensor) -> bool:
         for name, step in blocks_of(unflatten(unit, model.x)).items():
             own = x[name]
             blocks[name] = own * (step * (1 + t) ** 0.5).clamp(-20, 20).exp() if name in positive else own + t * step
-        value = model.objective.value(like_point(blocks, model.x))
+        value = model.value_at(like_point(blocks, model.x))
         if not value <= model.value + slack:
             return False
     return True

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from manifoldid.groups.base import GaugeGroup
-from manifoldid.points import Point, Weights, detached, flat_weights, flatten, unflatten
+from manifoldid.points import OUT_OF_DOMAIN, Point, Weights, detached, flat_weights, flatten, unflatten
 
 
 class Expansion(NamedTuple):
@@ -90,7 +90,10 @@ class LocalModel:
         slope: Its derivative, a covector (N,).
         gradient: The horizontal vector that stands for it in the metric.
         norm: The metric norm of the gradient.
+        refusal: What the objective last said of a point that it does not take.
     """
+
+    refusal: str = ""
 
     def __init__(self, objective: Objective, group: GaugeGroup, weights: Weights, x: Point):
         self.objective, self.group, self.weights, self.x = objective, group, weights, x
@@ -123,8 +126,16 @@ class LocalModel:
         return detached(self.group.canonical(y, self.weights).point)
 
     def value_along(self, u: Tensor) -> float:
-        """The objective where `u` leads; infinite where it cannot be computed."""
-        value = self.objective.value(detached(self.geometry.retract(self.x, unflatten(u, self.x))))
+        """The objective where `u` leads; as `value_at`."""
+        return self.value_at(detached(self.geometry.retract(self.x, unflatten(u, self.x))))
+
+    def value_at(self, x: Point) -> float:
+        """The objective at `x`; infinite where it is nan, or refuses `x` as torch.distributions do outside of their domain."""
+        try:
+            value = self.objective.value(x)
+        except OUT_OF_DOMAIN as error:
+            self.refusal = " ".join(str(error).split())
+            return float("inf")
         return value if value == value else float("inf")
 
     def raised(self, covector: Tensor) -> Tensor:

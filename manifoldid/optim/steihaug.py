@@ -97,7 +97,8 @@ class Search:
         if gain > 0.05:
             self._move(model.at(model.moved(step.u)))
         elif self.radius <= eps * max(length, eps):
-            self.stopped = "no step decreases the objective: its derivatives do not fit its values"
+            refused = f"; at some of them it raises: {model.refusal[:200]}" if model.refusal else ""
+            self.stopped = f"no step decreases the objective: its derivatives do not fit its values{refused}"
 
     def _accuracy(self) -> float:
         """How far conjugate gradients reduce the gradient: quadratic at the end, never further than is asked for."""

@@ -94,6 +94,33 @@ def test_a_parameter_that_nothing_depends_on_is_named():
         mid.infer(nll, fit.point, group)
 
 
+@pytest.mark.parametrize("start", [0.1, 30.0], ids=["near the edge", "steps lead over the edge"])
+def test_a_likelihood_that_raises_outside_of_its_domain_is_fitted_inside(start):
+    y, of = torch.randn(32, generator=torch.Generator().manual_seed(0), dtype=F64), torch.arange(32) % 4
+    group = mid.Shift(torch.tensor([[1.0, 1, 1, 1, 0]], dtype=F64))
+
+    def nll(x):
+        return -torch.distributions.Normal(x[of] - x[:4].mean(), x[4], validate_args=True).log_prob(y).sum()
+
+    fitted = mid.fit(nll, torch.cat([ZERO, ZERO[:1] + start]), group)
+    assert fitted.converged
+    means = y.reshape(8, 4).mean(0)
+    rest = y.reshape(8, 4) - (means - means.mean())
+    assert float(fitted.point[4]) == pytest.approx(float(rest.square().mean().sqrt()), rel=1e-6)
+
+
+def test_an_error_that_no_domain_explains_is_the_callers():
+    calls = iter(range(100))
+
+    def nll(x):
+        if next(calls) > 12:
+            raise IndexError("of the caller")
+        return (x - torch.arange(4)).square().sum() - (x - torch.arange(4)).sum().square() / 4
+
+    with pytest.raises(IndexError, match="of the caller"):
+        mid.fit(nll, ZERO, mid.Translation())
+
+
 def test_a_block_without_numbers_changes_nothing():
     group, none = mid.Product(x=mid.Translation()), torch.zeros(0, dtype=torch.float64)
 
