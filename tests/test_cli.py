@@ -1,3 +1,5 @@
+"""The command line: errors are one line, the status is the verdict, nothing on stdout but the answer."""
+
 import os
 import subprocess
 import sys
@@ -77,7 +79,7 @@ def test_interrupt_is_no_traceback(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("demo", "--help")])
-def test_help_explains(arguments, capsys):
+def test_help_names_the_commands_and_every_option_with_its_default(arguments, capsys):
     assert exit_status(*arguments) == 0
     out = capsys.readouterr().out
     assert "demo" in out

@@ -1,3 +1,5 @@
+"""The demo prints what the README quotes, the same for every run of a seed, in any terminal."""
+
 import io
 import re
 import sys

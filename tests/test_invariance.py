@@ -1,3 +1,5 @@
+"""Functions that see a gauge are caught and the culprit is named; functions that do not see it pass."""
+
 import pytest
 import torch
 

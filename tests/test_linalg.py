@@ -1,3 +1,5 @@
+"""Numerics with finite derivatives where singular values coincide or vanish."""
+
 from collections.abc import Callable
 
 import pytest

@@ -1,3 +1,5 @@
+"""Notebooks run from top to bottom, and what they saved is what a clean run prints."""
+
 import os
 import re
 import shutil

@@ -1,3 +1,5 @@
+"""What `import manifoldid` does and does not do, and the public names."""
+
 import importlib.resources
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Pictures show the numbers they are given, in the order that is asked for, and leave pyplot alone."""
+
 import sys
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Points as flat vectors and back, item weights, what is no point."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Sections are constant on orbits, their frames lead back, and what has no representative is refused."""
+
 import copy
 import pickle
 

@@ -30,7 +30,7 @@ CITATIONS_WORST = [-0.0597072715829918, 0.0563384699188219]
 @pytest.mark.parametrize(
     ("matrix", "errors", "worst"), [(SHIPS, SHIPS_SE, SHIPS_WORST), (CITATIONS, CITATIONS_SE, CITATIONS_WORST)]
 )
-def test_equal_to_qvcalc(matrix, errors, worst):
+def test_quasi_variances_and_worst_errors_are_those_of_qvcalc(matrix, errors, worst):
     quasi = quasi_variances(torch.tensor(matrix, dtype=F64))
     # qvcalc stops its own iteration at about 1e-5
     torch.testing.assert_close(quasi.standard_errors, torch.tensor(errors, dtype=F64), rtol=1e-4, atol=0)

@@ -262,7 +262,7 @@ def test_frechet_mean_of_batches_and_of_flat_quotients():
     close(Quotient(mid.Scaling()).mean(3 + points), rows, atol=1e-9)
 
 
-def test_dict_points():
+def test_geodesics_of_dict_points_reach_their_end_and_move_free_blocks_straight():
     group, x = CASES["product"].group, CASES["product"].sample
     quotient = Quotient(group)
     y = {name: t * 1.3 for name, t in x.items()}
