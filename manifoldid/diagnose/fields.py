@@ -22,21 +22,12 @@ _POLYNOMIAL = 40  # coordinates up to which flows are looked for as polynomials
 
 @dataclass(frozen=True)
 class Monomial:
-    """coefficient * prod x_j^p * prod log|x_j|^q * e_row."""
+    """coefficient * prod x_j^p * prod log|x_j|^q * e_row, by pairs (j, p) and (j, q) of whole numbers."""
 
     row: int
     coefficient: float
     powers: tuple[tuple[int, int], ...] = ()
     logs: tuple[tuple[int, int], ...] = ()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The scalar factor at points (..., n)."""
-        value = torch.full_like(x[..., 0], self.coefficient)
-        for j, power in self.powers:
-            value = value * x[..., j] ** power
-        for j, power in self.logs:
-            value = value * torch.log(x[..., j].abs()) ** power
-        return value
 
 
 class Field:
@@ -89,11 +80,29 @@ class ClosedField(Field):
             used = coefficients != 0
             safe = x if bool(used.all()) else torch.where(used, x, torch.full_like(x, 0.5))
             velocity = velocity + coefficients.to(x) * BY_NAME[name].value(safe)
-        for monomial in self.monomials:
-            unit = torch.zeros_like(x[..., :1]).expand_as(x).clone()
-            unit[..., monomial.row] = 1.0
-            velocity = velocity + monomial(x).unsqueeze(-1) * unit
+        if self.monomials:
+            places, coefficients, rows = self._factors
+            factors = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+            if any(m.logs for m in self.monomials):
+                factors = torch.cat([factors, torch.log(x.abs())], dim=-1)
+            values = coefficients.to(x)
+            for column in places:
+                values = values * factors[..., column]
+            velocity = velocity.index_add(-1, rows, values)
         return velocity
+
+    @cached_property
+    def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of monomials: the factors of each (degree, m) as places in (x, 1, log|x|), its coefficient and its row (m,)."""
+        lists = [
+            [j for j, power in m.powers for _ in range(power)]
+            + [self.size + 1 + j for j, power in m.logs for _ in range(power)]
+            for m in self.monomials
+        ]
+        degree = max(map(len, lists))
+        places = [own + [self.size] * (degree - len(own)) for own in lists]
+        coefficients = torch.tensor([m.coefficient for m in self.monomials], dtype=torch.float64)
+        return torch.tensor(places).reshape(-1, degree).mT, coefficients, torch.tensor([m.row for m in self.monomials])
 
     def linear(self, x: Tensor) -> Tensor:
         """The linear part of the velocity."""

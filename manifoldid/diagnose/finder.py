@@ -1,7 +1,7 @@
 """Collects moves that predictions cannot see and that neither flows nor known moves make."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from manifoldid.diagnose.diagnosis import DiscreteSymmetry
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.generated import affine_matrices
 from manifoldid.diagnose.labels import Labels
+from manifoldid.diagnose.match_parts import clusters
 from manifoldid.diagnose.moves import relative_change
 from manifoldid.diagnose.probe import Probe
 from manifoldid.points import Point, blocks_of, flatten, unflatten
@@ -19,6 +20,7 @@ from manifoldid.points import Point, blocks_of, flatten, unflatten
 _SAME = 1e-9
 _MOST_TRIES = 700
 _MOST_FOUND = 24
+_ATTEMPTS = 4  # from places on the orbit
 _STALLED = 10  # steps along an orbit without getting nearer to the target
 
 Move = Callable[[Tensor], Tensor]
@@ -40,14 +42,13 @@ class Finder:
 
     def __post_init__(self) -> None:
         self.before = [self.probe.values(x) for x in self.points]
-        self._matrices = affine_matrices(self.fields)
+        self._clusters = clusters(self.fields) if self.fields else []
 
-    def error(self, move: Move) -> float:
-        """Largest relative change of predictions under a move."""
+    def error(self, ends: Iterable[Tensor]) -> float:
+        """Largest relative change of predictions from the points to others."""
         self.tries += 1
         worst = 0.0
-        for x, before in zip(self.points, self.before, strict=True):
-            y = move(x)
+        for y, before in zip(ends, self.before, strict=True):
             if not bool(torch.isfinite(y).all()):
                 return float("inf")
             worst = max(worst, relative_change(before, self.probe.values(y)))
@@ -59,10 +60,11 @@ class Finder:
         """Adds a move if predictions do not see it and neither flows nor known moves make it."""
         if self.tries > _MOST_TRIES or len(self.found) >= _MOST_FOUND:
             return False
-        if not self.allows(self.points[0], move(self.points[0])):
+        ends = [move(x) for x in self.points]
+        if not self.allows(self.points[0], ends[0]):
             return False
-        error = self.error(move)
-        if not error <= _SAME or self._known(move):
+        error = self.error(ends)
+        if not error <= _SAME or self._known(ends):
             return False
 
         first_block = next(iter(blocks_of(self.probe.like)))
@@ -88,73 +90,100 @@ class Finder:
             y[i] -= period * torch.round((y[i] - x[i]) / period)
         return y
 
-    def _known(self, move: Move) -> bool:
-        x = self.points[0]
-        words: list[Move] = [lambda v: v, *self.moves]
-        target = move(x)
-        starts = [word(x) for word in words]
-        if self._signs_of(move) is not None and self._product_of_signs(move):
+    def _known(self, ends: list[Tensor]) -> bool:
+        """Whether known moves and flows carry the points to these ends."""
+        x, target = self.points[0], ends[0]
+        if self._product_of_signs(target):
             return True
         pairs = itertools.product(self.moves, repeat=2) if len(self.moves) <= 10 else ()
-        if any(_close(start, target) for start in starts) or any(_close(b(a(x)), target) for a, b in pairs):
+        if _close(x, target) or any(_close(known(x), target) for known in self.moves):
+            return True
+        if any(_close(b(a(x)), target) for a, b in pairs):
             return True
         if any(_close(known(target), x) for known in self.moves):  # the inverse of a known move
             return True
-        if not self.fields:
-            return False
-        return any(self._reaches(word, move) for word in words[:4])
+        words: list[Move] = [lambda v: v, *self.moves]
+        return bool(self.fields) and any(self._reaches(word, ends) for word in words[:4])
 
-    def _signs_of(self, move: Move) -> np.ndarray | None:
-        """Which coordinates a change of signs turns; None for other moves."""
+    def _signs_of(self, y: Tensor) -> np.ndarray | None:
+        """Which coordinates a change of signs turns that leads to y; None if none does."""
         x = self.points[0]
-        y = move(x)
         return (y != x).numpy() if bool((y.abs() == x.abs()).all()) else None
 
-    def _product_of_signs(self, move: Move) -> bool:
+    def _product_of_signs(self, target: Tensor) -> bool:
         """Whether known changes of signs combine to this one: elimination over two elements."""
-        signs = self._signs_of(move)
-        known = [s for s in map(self._signs_of, self.moves) if s is not None]
+        signs = self._signs_of(target)
+        known = [s for s in (self._signs_of(move(self.points[0])) for move in self.moves) if s is not None]
         return signs is not None and _rank_mod_2([*known, signs]) == _rank_mod_2(known)
 
-    def _reaches(self, word: Move, move: Move) -> bool:
-        """Whether flows carry word(x) to move(x): Gauss-Newton steps along the orbit, from a few places on it.
+    def _reaches(self, word: Move, ends: list[Tensor]) -> bool:
+        """Whether flows carry word(x) to the end of x: Gauss-Newton steps along the orbit, from a few places on it.
 
         The same flows have to do it at a second point; where fields are constant (a parameter that nothing sees) or have
-        stabilisers, reaching the first is enough.
+        stabilisers, reaching the first is enough. Fields that move nothing that has to move are left out.
         """
-        if len(self.fields) > 40 or not all(f.closed_form for f in self.fields):
+        starts = [word(x) for x in self.points]
+        scale = ends[0].abs().clamp_min(1e-6)
+        far = (starts[0] - ends[0]).abs() > 1e-9 * scale
+        fields = [f for cluster in self._clusters if bool((_moved_rows(cluster) & far).any()) for f in cluster]
+        if not fields or len(fields) > 40 or not all(f.closed_form for f in fields):
             return False
-        start, target = (m(self.points[0]) for m in (word, move))
-        scale = target.abs().clamp_min(1e-6)
-        velocities = self._velocities(start)
-        if bool(((start - target).abs() > 1e-9 * scale)[velocities.abs().sum(0) == 0].any()):
+        velocities = torch.stack([f(starts[0]) for f in fields])
+        if bool(far[velocities.abs().sum(0) == 0].any()):
             return False
-        steps = self._path(start, target, scale)
+        flows = Flows.of(fields)
+        steps = flows.between(starts[0], ends[0], scale)
         if steps is None:
             return False
-        constant = all(isinstance(f, ClosedField) and f.is_affine and not len(f.rows) for f in self.fields)
-        if constant or int(torch.linalg.matrix_rank(velocities)) < len(self.fields) or len(self.points) < 2:
+        constant = all(isinstance(f, ClosedField) and f.is_affine and not len(f.rows) for f in fields)
+        if constant or int(torch.linalg.matrix_rank(velocities)) < len(fields) or len(self.points) < 2:
             return True
-        y, end = (m(self.points[1]) for m in (word, move))
+        y, end = starts[1], ends[1]
         for step in steps:
-            y = self._flow(y, step)
+            y = flows.flow(y, step)
         return bool(((y - end).abs() < 1e-6 * end.abs().clamp_min(1e-6)).all())
 
-    def _path(self, start: Tensor, target: Tensor, scale: Tensor) -> list[Tensor] | None:
+
+@dataclass(frozen=True)
+class Flows:
+    """Flows of fields one after the other; of affine fields exp(sum t_k X_k), on the coordinates that take part.
+
+    Attributes:
+        fields: The fields.
+        matrices: Affine fields as matrices [[B, b], [0, 0]]; None if some are not.
+        places: Coordinates that these matrices are about.
+    """
+
+    fields: list[Field]
+    matrices: Tensor | None
+    places: Tensor
+
+    @staticmethod
+    def of(fields: list[Field]) -> "Flows":
+        """Looks at what the fields are."""
+        matrices = affine_matrices(fields)
+        if matrices is None:
+            return Flows(fields, None, torch.arange(fields[0].size))
+        used = (matrices != 0).any(0)[:-1]
+        places = (used.any(1) | used.any(0)[:-1]).nonzero()[:, 0]
+        both = torch.cat([places, torch.tensor([fields[0].size])])
+        return Flows(fields, matrices[:, both][:, :, both], places)
+
+    def between(self, start: Tensor, target: Tensor, scale: Tensor) -> list[Tensor] | None:
         """Times of flows that carry one point to another; None if none are found."""
         generator = torch.Generator().manual_seed(0)
-        for attempt in range(4):
+        for attempt in range(_ATTEMPTS):
             y, steps, rest = start, [], []
             if attempt:
                 steps.append(torch.randn(len(self.fields), generator=generator, dtype=torch.float64))
-                y = self._flow(y, steps[-1])
+                y = self.flow(y, steps[-1])
             for _ in range(40):
-                velocities = self._velocities(y).mT
+                velocities = self.velocities(y).mT
                 if not bool(torch.isfinite(velocities).all()):
                     break
                 step = torch.linalg.pinv(velocities / scale[:, None], rtol=1e-10) @ ((target - y) / scale)
                 steps.append(step * min(1.0, 0.7 / max(float(step.abs().max()), 1e-300)))
-                y = self._flow(y, steps[-1])
+                y = self.flow(y, steps[-1])
                 rest.append(float(((y - target) / scale).abs().max()))
                 if rest[-1] < 1e-8:
                     return steps
@@ -162,19 +191,28 @@ class Finder:
                     break
         return None
 
-    def _velocities(self, x: Tensor) -> Tensor:
+    def velocities(self, x: Tensor) -> Tensor:
         """Values (k, n) of the fields at a flat point."""
-        if self._matrices is not None:
-            return (self._matrices @ torch.cat([x, x.new_ones(1)]))[:, :-1]
-        return torch.stack([f(x) for f in self.fields])
+        if self.matrices is None:
+            return torch.stack([f(x) for f in self.fields])
+        found = x.new_zeros(len(self.fields), len(x))
+        found[:, self.places] = (self.matrices @ torch.cat([x[self.places], x.new_ones(1)]))[:, :-1]
+        return found
 
-    def _flow(self, x: Tensor, times: Tensor) -> Tensor:
-        if self._matrices is not None:
-            matrix = torch.einsum("k,kab->ab", times, self._matrices)
-            return (torch.linalg.matrix_exp(matrix) @ torch.cat([x, x.new_ones(1)]))[:-1]
+    def flow(self, x: Tensor, times: Tensor) -> Tensor:
+        """Where the flows carry a point."""
+        if self.matrices is not None:
+            matrix = torch.linalg.matrix_exp(torch.einsum("k,kab->ab", times, self.matrices))
+            return x.index_put((self.places,), (matrix @ torch.cat([x[self.places], x.new_ones(1)]))[:-1])
         for f, t in zip(self.fields, times, strict=True):
             x = f.flow(x, t)
         return x
+
+
+def _moved_rows(fields: list[Field]) -> Tensor:
+    return torch.stack(
+        [f.moved_rows() if isinstance(f, ClosedField) else torch.ones(f.size, dtype=torch.bool) for f in fields]
+    ).any(0)
 
 
 def _rank_mod_2(rows: list[np.ndarray]) -> int:

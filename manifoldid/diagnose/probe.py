@@ -1,7 +1,9 @@
 """A model as a function from flat float64 vectors to flat float64 vectors, its Jacobian, and the points where it is probed."""
 
 import itertools
+import warnings
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from manifoldid.points import as_point, blocks_of, detached, flatten, is_dict, m
 _TRIES = 40  # draws before a domain counts as missed
 _CALLS = 12  # further calls of a model that draws random numbers
 _GRADIENTS_AT_ONCE = 256
+_NUMBERS_AT_ONCE = 1_000_000  # of predictions at many points
 
 
 class Probe:
@@ -91,6 +94,36 @@ class Probe:
         """Predictions (p,) at a flat point, without gradient."""
         with torch.no_grad():
             return self.predict(vector.detach().clone())
+
+    @cached_property
+    def vectorised(self) -> bool:
+        """Whether `predict` can be called with many points at once, by vmap; not where it looks at its values."""
+        try:
+            both = self._together(torch.stack([self.point, self.draw()]))
+        except Exception:  # whatever `predict` raises when it meets a batch
+            return False
+        return both.shape[1] == len(self.outputs) and torch.allclose(both[0], self.outputs, rtol=1e-9)
+
+    def many_values(self, points: Tensor) -> Tensor:
+        """Predictions (m, p) at flat points (m, n), without gradient; nan where `predict` refuses a point."""
+        if self.vectorised:
+            try:
+                return self._together(points)
+            except (ValueError, RuntimeError):  # one of them lies outside the domain
+                pass
+        found = torch.full((len(points), len(self.outputs)), torch.nan, dtype=torch.float64)
+        for row, x in zip(found, points, strict=True):
+            try:
+                row[:] = self.values(x)
+            except (ValueError, RuntimeError):
+                continue
+        return found
+
+    def _together(self, points: Tensor) -> Tensor:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*batching rule", UserWarning)
+            size = max(1, _NUMBERS_AT_ONCE // max(len(self.outputs), 1))
+            return torch.func.vmap(self.predict, chunk_size=size)(points.clone()).double()
 
     def _first_look(self) -> Tensor:
         try:

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import numpy as np
-import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 
 from manifoldid.diagnose.finder import Finder, Move
 from manifoldid.diagnose.labels import Labels
+from manifoldid.diagnose.least_squares import least_squares
 from manifoldid.diagnose.moves import held_coordinates, relative_change
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.terms import expression_of, number
@@ -35,50 +34,60 @@ _FITTED = 1e-8
 _SPREAD = 1.5  # of the logarithms of far starts
 _POOL = 12  # points for each far start
 _NEAR = 0.02  # relative distance of the points from which a map is read off
-_STEPS = 15  # of least squares
+_STEPS = 30  # of least squares
+_AT_ONCE = 200_000  # predictions at all starts that are looked at together
 _HUGE = 1e6  # relative residuals beyond are all alike
 _INSIDE = 0.382  # where on the way between two solutions a third one would be a coincidence
 
 
 @dataclass
 class _Equations:
-    """predict(y) = predict(x) for points y that agree with x in the coordinates that are held."""
+    """predict(y) = predict(x) for points y that agree with x in the coordinates that are held.
+
+    Attributes:
+        probe: The model.
+        free: The other coordinates.
+        evaluations: Of predictions, so far.
+    """
 
     probe: Probe
     free: Tensor
     evaluations: int = 0
 
-    def residual(self, target: Tensor, y: Tensor) -> Tensor:
-        """What predictions miss at y, relative to the largest one."""
-        self.evaluations += 1
-        try:
-            rest = (self.probe.values(y) - target) / target.abs().max().clamp_min(1e-300)
-        except (ValueError, RuntimeError):  # outside the domain, for models that check it
-            rest = torch.full_like(target, _HUGE)
-        return torch.nan_to_num(rest, nan=_HUGE).clamp(-_HUGE, _HUGE)
+    def residuals(self, targets: Tensor, y: Tensor) -> Tensor:
+        """What predictions miss at points (m, n) of targets (m, p) or (p,), relative to the largest number of a target."""
+        self.evaluations += len(y)
+        rest = (self.probe.many_values(y) - targets) / targets.abs().amax(-1, keepdim=True).clamp_min(1e-300)
+        return torch.nan_to_num(rest, nan=_HUGE).clamp(-_HUGE, _HUGE)  # also outside the domain
 
-    def distance(self, x: Tensor, y: Tensor) -> float:
-        """Of predictions at two points."""
-        return float(self.residual(self.probe.values(x), y).norm())
+    def groups(self, starts: list[Tensor]) -> Iterator[list[Tensor]]:
+        """Starts that are looked at together, as many as one call of the model takes."""
+        size = max(1, _AT_ONCE // len(self.probe.outputs)) if self.probe.vectorised else 1
+        yield from (starts[k : k + size] for k in range(0, len(starts), size))
 
-    def solved(self, x: Tensor, start: Tensor) -> Tensor | None:
-        """The solution that least squares reach from a start; in logarithms, keeping signs, where no coordinate is 0."""
-        target, first = self.probe.values(x), start[self.free]
-        logs = bool((first != 0).all())
-        signs = torch.sign(first) if logs else torch.ones_like(first)
+    def solutions(self, x: Tensor, starts: Tensor) -> list[Tensor | None]:
+        """The solutions that least squares reach from starts (m, n); in logarithms, keeping signs, where no coordinate is 0.
 
-        def point(u: np.ndarray) -> Tensor:
-            v = torch.from_numpy(u)
-            return x.index_put((self.free,), signs * torch.exp(v) if logs else v)
+        `x` is one point (n,) or one for each start.
+        """
+        x = x.expand_as(starts)
+        targets, first = self.probe.many_values(x), starts[:, self.free]
+        logs = (first != 0).all(1, keepdim=True)
 
-        def rest(u: np.ndarray) -> np.ndarray:
-            return self.residual(target, point(u)).numpy()
+        def points(u: Tensor, of: Tensor) -> Tensor:
+            y = x[of].clone()
+            y[:, self.free] = torch.where(logs[of], torch.sign(first[of]) * torch.exp(u), u)
+            return y
 
-        u = (first.abs().log() if logs else first).numpy()
-        most = _STEPS * (len(u) + 1)
-        u = scipy.optimize.leastsq(rest, u, xtol=1e-13, ftol=1e-13, gtol=0.0, maxfev=most, full_output=True)[0]
-        y = point(u)
-        return y if np.abs(rest(u)).max() < _SOLVED and bool(torch.isfinite(y).all()) else None
+        def rest(u: Tensor, of: Tensor) -> Tensor:
+            return self.residuals(targets[of], points(u, of))
+
+        everyone, size = torch.arange(len(x)), first.abs().amax(1)
+        unit = torch.where(logs[:, 0] | (size == 0), torch.ones_like(size), size)
+        u = least_squares(rest, torch.where(logs, first.abs().log(), first), unit, _STEPS)
+        ends = points(u, everyone)
+        solved = (rest(u, everyone).abs().amax(1) < _SOLVED) & torch.isfinite(ends).all(1)
+        return [y if ok else None for y, ok in zip(ends, solved.tolist(), strict=True)]
 
     def apart(self, x: Tensor, y: Tensor) -> bool:
         """Whether two solutions are two, and not ends of a valley that is flat to rounding."""
@@ -116,15 +125,14 @@ def second_solutions(finder: Finder, bases: list[Tensor]) -> int:
         equations.evaluations = 0
         first = [base, *(move(base) for move in finder.moves)]
         known = list(first)
-        for start in starts:
+        for group in equations.groups(starts):
             if equations.evaluations > most:
                 break
-            tried += 1
-            y = equations.solved(base, start)
-            y = None if y is None else finder.unwound(base, y)
-            if y is None or any(_alike(y, k) for k in known) or not finder.allows(base, y):
-                continue
-            known.append(y)
+            tried += len(group)
+            for found in equations.solutions(base, torch.stack(group)):
+                y = None if found is None else finder.unwound(base, found)
+                if y is not None and finder.allows(base, y) and not any(_alike(y, k) for k in known):
+                    known.append(y)
         for y in sorted(known[len(first) :], key=lambda y: float((y - base).norm()))[:_MOST]:
             if equations.apart(base, y):
                 _offer(at_base, equations, base, y, where, starts)
@@ -135,7 +143,7 @@ def _offer(finder: Finder, equations: _Equations, x: Tensor, y: Tensor, where: s
     """Offers the map that takes x to y, in closed form or as a solver."""
     ratio, shift = torch.where((x != 0) & (y != 0), y / x, torch.ones_like(x)), y - x
     for start_of, read in ((lambda v: v + shift, _affine), (lambda v: v * ratio, _monomial)):
-        pairs = _pairs(finder.probe, x, y, _follower(equations, start_of))
+        pairs = _pairs(equations, x, y, start_of)
         described = read(*pairs, finder.labels) if pairs else None
         if described is not None and finder.offer("second solution", *described):
             return
@@ -170,7 +178,7 @@ def _nearly_solved(equations: _Equations, x: Tensor, count: int) -> list[Tensor]
     turned[::2] = False
     factors = torch.exp(moves) * (1 - 2 * turned.double())
     pool = [x.index_put((free,), x[free] * f) for f in factors]
-    sizes = [equations.distance(x, y) for y in pool]
+    sizes = equations.residuals(equations.probe.values(x), torch.stack(pool)).norm(dim=1).tolist()
     chosen, places = [], [torch.zeros(2 * len(free))]
     for i in sorted(range(len(pool)), key=sizes.__getitem__):
         place = torch.cat([moves[i], 9.0 * turned[i]])
@@ -185,32 +193,41 @@ def _follower(equations: _Equations, start_of: Move, starts: Sequence[Tensor] = 
     """x -> the solution that least squares reach from start_of(x), or from further starts; x itself where none is found."""
 
     def move(x: Tensor) -> Tensor:
-        if x.ndim > 1:
-            return torch.stack([move(row) for row in x.flatten(0, -2)]).reshape(x.shape)
-        wide = x.double()
-        for start in (start_of(wide), *starts):
-            y = equations.solved(wide, start)
-            if y is not None and equations.apart(wide, y):
-                return y.to(x)
-        return x
+        rows = x.double().reshape(-1, x.shape[-1])
+        ends = torch.stack([_other(equations, row, start_of(row), starts) for row in rows])
+        return ends.reshape(x.shape).to(x)
 
     return move
+
+
+def _other(equations: _Equations, x: Tensor, start: Tensor, starts: Sequence[Tensor]) -> Tensor:
+    for group in ([start], *equations.groups(list(starts))):
+        for y in equations.solutions(x, torch.stack(group)):
+            if y is not None and equations.apart(x, y):
+                return y
+    return x
 
 
 # ---------------------------------------------------------------------------------------------------- the map in words
 
 
-def _pairs(probe: Probe, x: Tensor, y: Tensor, follow: Move) -> tuple[Tensor, Tensor] | None:
+def _pairs(equations: _Equations, x: Tensor, y: Tensor, start_of: Move) -> tuple[Tensor, Tensor] | None:
     """Points around x and the solutions that belong to them, enough of both to check an affine map; None if they get lost."""
-    pairs = [(x, y)]
-    for _ in range(2 * len(x) + 6):
-        near = x * torch.exp(_NEAR * torch.randn(len(x), generator=probe.generator, dtype=torch.float64))
-        other = follow(near) if bool(torch.isfinite(probe.values(near)).all()) else near
-        pairs += [(near, other)] if other is not near else []
-        if len(pairs) > len(x) + 3:
-            before, after = zip(*pairs, strict=True)
-            return torch.stack(before), torch.stack(after)
-    return None
+    probe, wanted = equations.probe, len(x) + 3
+    draws = torch.randn(2 * len(x) + 6, len(x), generator=probe.generator, dtype=torch.float64)
+    near = x * torch.exp(_NEAR * draws)
+    near = near[torch.isfinite(probe.many_values(near)).all(1)]
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for some in near.split(wanted if probe.vectorised else 1):
+        if len(pairs) < wanted:
+            ends = equations.solutions(some, torch.stack([start_of(v) for v in some]))
+            pairs += [
+                (v, end) for v, end in zip(some, ends, strict=True) if end is not None and equations.apart(v, end)
+            ]
+    if len(pairs) < wanted:
+        return None
+    before, after = zip((x, y), *pairs[:wanted], strict=True)
+    return torch.stack(before), torch.stack(after)
 
 
 def _regression(before: Tensor, after: Tensor) -> Tensor | None:

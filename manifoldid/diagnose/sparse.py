@@ -8,6 +8,8 @@ from torch import Tensor
 from manifoldid.diagnose.fields import snapped
 
 _MOST_PROGRAMS = 40
+_NOTHING = 1e-12
+_CLEAN = 1e-9
 
 
 def echelon_basis(basis: Tensor) -> tuple[Tensor, list[int]]:
@@ -34,13 +36,12 @@ def sparse_candidates(space: Tensor, new: Tensor, costs: Tensor, most: int = _MO
         return [space[:, 0]]
     q = new.shape[0]
     image = (space * costs[:, None]) @ new.mT  # (m, q)
-    candidates = []
-    if q == space.shape[1]:
-        echelon, _ = echelon_basis(space * costs[:, None])
-        candidates += list((echelon / costs[:, None]).mT)
+    echelon, rows = echelon_basis(space * costs[:, None])
+    candidates = list((echelon / costs[:, None]).mT) if q == space.shape[1] else []
+    cheapest = _Cheapest((space * costs[:, None]).numpy(), echelon.numpy(), rows)
     functionals = [new[0]] if q == 1 else [image[j] @ new for j in _pivots(image, min(most, max(3 * q, 12)))]
     for functional in functionals:
-        z = _cheapest(space, functional / functional.norm(), costs)
+        z = cheapest((functional / functional.norm()).numpy())
         if z is not None:
             candidates.append(space @ z)
     return sorted((c / (c * costs).abs().max() for c in candidates), key=lambda c: float((c * costs).abs().sum()))
@@ -63,26 +64,28 @@ def _pivots(image: Tensor, count: int) -> list[int]:
     return chosen
 
 
-def _cheapest(space: Tensor, functional: Tensor, costs: Tensor) -> Tensor | None:
-    """z that minimises sum costs |space z| subject to functional . z = 1."""
-    weighted = (space * costs[:, None]).numpy()
-    used = np.abs(weighted).max(axis=1) > 1e-12 * np.abs(weighted).max()
-    weighted = weighted[used]
-    m, d = weighted.shape
-    # |V z| as positive minus negative part: V z - p + q = 0, minimise sum p + q
-    equality = np.zeros((m + 1, d + 2 * m))
-    equality[:m, :d] = weighted
-    equality[:m, d : d + m] = -np.eye(m)
-    equality[:m, d + m :] = np.eye(m)
-    equality[m, :d] = functional.numpy()
-    right = np.zeros(m + 1)
-    right[m] = 1.0
-    price = np.concatenate([np.zeros(d), np.ones(2 * m)])
-    bounds = [(None, None)] * d + [(0, None)] * (2 * m)
-    result = scipy.optimize.linprog(price, A_eq=equality, b_eq=right, bounds=bounds, method="highs")
-    if not result.success:
-        return None
-    return _polished(weighted, functional.numpy(), result.x[:d])
+class _Cheapest:
+    """z that minimises sum |V z| subject to functional . z = 1, of a matrix V (m, d) and its echelon form."""
+
+    def __init__(self, matrix: np.ndarray, echelon: np.ndarray, rows: list[int]):
+        self._back = np.linalg.inv(matrix[rows])  # echelon = matrix @ back
+        self._matrix = matrix[np.abs(matrix).max(axis=1) > _NOTHING * np.abs(matrix).max()]
+        simple = np.where(
+            np.abs(echelon) > _CLEAN * np.abs(echelon).max(), echelon, 0.0
+        )  # many zeros: the solver is faster
+        self._table = scipy.sparse.csc_matrix(simple[np.abs(simple).max(axis=1) > 0].T)
+
+    def __call__(self, functional: np.ndarray) -> Tensor | None:
+        """z (d,), None if the solver gives up."""
+        # the dual: the largest t with V'y = t functional, |y| <= 1, has d constraints in place of m; z are its multipliers
+        d, m = self._table.shape
+        equality = scipy.sparse.hstack([self._table, -(self._back.T @ functional)[:, None]], format="csc")
+        price = np.append(np.zeros(m), -1.0)
+        bounds = [(-1.0, 1.0)] * m + [(None, None)]
+        result = scipy.optimize.linprog(price, A_eq=equality, b_eq=np.zeros(d), bounds=bounds, method="highs-ds")
+        if not result.success:
+            return None
+        return _polished(self._matrix, functional, self._back @ result.eqlin.marginals)
 
 
 def _polished(weighted: np.ndarray, functional: np.ndarray, z: np.ndarray) -> Tensor:

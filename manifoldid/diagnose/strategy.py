@@ -61,7 +61,7 @@ def _small(n: int, points: Tensor) -> Iterator[Family]:
         yield LogLinear(n)
     if n <= 4 and positive:
         yield Polynomials(n, 2, logs=True)
-    if n <= 4:
+    if n <= 6:
         yield Polynomials(n, 3)
 
 
