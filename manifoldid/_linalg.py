@@ -26,6 +26,31 @@ def pushforward(function: Callable[..., Point], at: Point, velocity: Point) -> P
     return pull_again(velocity)[0]
 
 
+def derivative_along(function: Callable[[Tensor], Tensor], at: Tensor, velocity: Tensor) -> Tensor:
+    """`pushforward` of one tensor without transforms of torch.func, whose first derivative loads torch's compiler for seconds.
+
+    Args:
+        function: A function of a tensor.
+        at: Where; derivatives by it are not kept.
+        velocity: In which direction, shaped like `at`.
+
+    Returns:
+        A tensor shaped like the result of `function`, without derivatives.
+    """
+    at = at.detach().requires_grad_()
+    with torch.enable_grad():
+        value = function(at)
+        dual = torch.zeros_like(value).requires_grad_()
+        pulled = (
+            torch.autograd.grad(value, at, dual, create_graph=True, allow_unused=True)[0]
+            if value.requires_grad
+            else None
+        )
+    if pulled is None or not pulled.requires_grad:
+        return torch.zeros_like(value.detach())
+    return torch.autograd.grad(pulled, dual, velocity)[0]
+
+
 def widened(x: Point) -> Point:
     """`x` in float64 where it is float32 and the device has float64: differences of almost equal points need it."""
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from manifoldid._linalg import pushforward
+from manifoldid._linalg import derivative_along
 from manifoldid.diagnose.flows import exponential_action, integrate
 from manifoldid.diagnose.functions import BY_NAME, CONSTANT, IDENTITY
 from manifoldid.diagnose.lie_series import EndingSeries, Powers, polynomial
@@ -45,7 +45,7 @@ class Field:
 
     def bracket(self, other: "Field", x: Tensor) -> Tensor:
         """The Lie bracket D other . self - D self . other at one point (n,)."""
-        return pushforward(other, x, self(x)) - pushforward(self, x, other(x))
+        return derivative_along(other, x, self(x)) - derivative_along(self, x, other(x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +82,20 @@ class ClosedField(Field):
             velocity = velocity + coefficients.to(x) * BY_NAME[name].value(safe)
         if self.monomials:
             places, coefficients, rows = self._factors
-            factors = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
-            if any(m.logs for m in self.monomials):
-                factors = torch.cat([factors, torch.log(x.abs())], dim=-1)
+            factors = x
+            if self._padded:
+                logs = [torch.log(x.abs())] if any(m.logs for m in self.monomials) else []
+                factors = torch.cat([x, torch.ones_like(x[..., :1]), *logs], dim=-1)
             values = coefficients.to(x)
             for column in places:
-                values = values * factors[..., column]
+                values = values * factors.index_select(-1, column)
             velocity = velocity.index_add(-1, rows, values)
         return velocity
+
+    @cached_property
+    def _padded(self) -> bool:
+        """Whether the factors of monomials are more than coordinates."""
+        return bool((self._factors[0] >= self.size).any())
 
     @cached_property
     def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,7 +108,8 @@ class ClosedField(Field):
         degree = max(map(len, lists))
         places = [own + [self.size] * (degree - len(own)) for own in lists]
         coefficients = torch.tensor([m.coefficient for m in self.monomials], dtype=torch.float64)
-        return torch.tensor(places).reshape(-1, degree).mT, coefficients, torch.tensor([m.row for m in self.monomials])
+        rows = torch.tensor([m.row for m in self.monomials])
+        return torch.tensor(places, dtype=torch.long).reshape(-1, degree).mT.contiguous(), coefficients, rows
 
     def linear(self, x: Tensor) -> Tensor:
         """The linear part of the velocity."""

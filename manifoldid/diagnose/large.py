@@ -15,7 +15,7 @@ from manifoldid.diagnose.fields import ClosedField, Field, FunctionField
 from manifoldid.diagnose.functions import CONSTANT, LIBRARY, ScalarFunction
 from manifoldid.diagnose.generators import Search, _sparse_constants, independent
 from manifoldid.diagnose.libraries import Operators, Pointwise
-from manifoldid.diagnose.matrix_free import LargeNull, Linearised, diagonal_weight, large_null, project, remaining
+from manifoldid.diagnose.matrix_free import LargeNull, Linearised, diagonal_weight, large_null, project
 from manifoldid.diagnose.nullspace import LocalNull, scale_of
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.sparse import echelon_basis, readable
@@ -58,30 +58,52 @@ class LargeNulls:
 def search_large(probe: Probe) -> tuple[Search, int]:
     """The fields of a large model, and the dimension of the null space at the caller's point."""
     nulls = LargeNulls(probe)
-    search = Search(nulls, [])
-    structured = _candidates(nulls)
-    first = large_null(nulls.models[0], probe.generator, _span(structured, nulls.models[0]), _MOST_DIRECTIONS)
+    search, here = Search(nulls, []), Linearised(probe, probe.point, nulls.scale)
+    fields = _along_axes(nulls)
+    if fields and _all_of_it(search, here, fields):
+        return search, nulls.dim
+    fields = _with_blocks(nulls, fields)
+    first = large_null(nulls.models[0], probe.generator, _span(fields, nulls.models[0]), _MOST_DIRECTIONS)
     nulls.dim, nulls.certain, nulls.more = first.basis.shape[1], first.certain, first.more
     if nulls.dim:
-        _explain(search, nulls, first, structured)
-    here = Linearised(probe, probe.point, nulls.scale)
+        _explain(search, nulls, first, fields)
     if bool((probe.point == nulls.models[0].x).all()):
         return search, nulls.dim
     local = large_null(here, probe.generator, _span(search.fields, here), _MOST_DIRECTIONS)
     return search, local.basis.shape[1]
 
 
-def _candidates(nulls: LargeNulls) -> list[Field]:
-    """Independent fields that the structure of the point suggests, larger families only if those along axes leave something."""
-    probe, model = nulls.probe, nulls.models[0]
-    fields: list[Field] = list(_along_axes(nulls))
-    if fields and not remaining(model, probe.generator, _span(fields, model)):
-        return fields
-    more = _structured(nulls, block_families(probe.like, probe.size))
-    return _independent([*fields, *more], model) if fields and more else fields or more
+def _all_of_it(search: Search, here: Linearised, fields: list[Field]) -> bool:
+    """Whether fields span the null space at the caller's point; then `search` has them, and is done.
+
+    It is then that of generic points, too: predictions see no less there, and the fields have no smaller rank.
+    """
+    nulls, span = search.nulls, _span(fields, here)
+    if span.shape[1] < len(fields) or not isinstance(nulls, LargeNulls) or not _vertical_at(here, span, nulls):
+        return False
+    found = large_null(here, nulls.probe.generator, span, most=0)
+    if found.basis.shape[1] > len(fields) or found.more:
+        return False
+    nulls.dim, nulls.certain = len(fields), found.certain
+    search.fields += fields
+    return True
+
+
+def _vertical_at(here: Linearised, span: Tensor, nulls: LargeNulls) -> bool:
+    """Whether a random combination of orthonormal columns is unseen."""
+    draws = [torch.randn(k, generator=nulls.probe.generator, dtype=torch.float64) for k in (span.shape[1], here.size)]
+    inside, any_ = span @ draws[0], draws[1]
+    return float(here.push(inside).norm() / inside.norm()) <= 1e-8 * float(here.push(any_).norm() / any_.norm())
+
+
+def _with_blocks(nulls: LargeNulls, fields: list[Field]) -> list[Field]:
+    """Those fields, and independent ones among the maps of whole blocks."""
+    more = _structured(nulls, block_families(nulls.probe.like, nulls.probe.size))
+    return _independent([*fields, *more], nulls.models[0]) if fields and more else fields or more
 
 
 def _along_axes(nulls: LargeNulls) -> list[Field]:
+    """Independent fields along the axes of the blocks."""
     probe, rows = nulls.probe, []
     for model in nulls.models:
         pulled = []

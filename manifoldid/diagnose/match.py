@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 import manifoldid.groups as catalogue
-from manifoldid._linalg import pushforward
+from manifoldid._linalg import derivative_along
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.generated import GeneratedGroup
-from manifoldid.diagnose.generators import independent
 from manifoldid.diagnose.match_parts import group_on_parts
 from manifoldid.diagnose.match_pointwise import pointwise_group
 from manifoldid.diagnose.moves import relative_change
@@ -24,6 +23,7 @@ from manifoldid.groups.orbit import batch_shape, moved, zero_coordinates
 from manifoldid.points import Point, blocks_of, flatten, unflatten
 
 _SAME = 1e-7
+_INDEPENDENT = 1e-7  # what is left of a column of length 1 without those before it
 _MANY = 100  # fields beyond which a QR decomposition has to do
 _MOST_GENERATORS = 80  # of a group made of fields
 _MOST_COMPARED = 4000
@@ -72,8 +72,10 @@ class _Matcher:
     @staticmethod
     def _orthonormal(columns: Tensor) -> Tensor:
         columns = columns / columns.norm(dim=0).clamp_min(1e-300)
-        if columns.shape[1] > _MANY and len(independent(columns)) == columns.shape[1]:
-            return torch.linalg.qr(columns)[0]
+        if columns.shape[1] > _MANY:
+            q, r = torch.linalg.qr(columns)
+            if bool((r.diagonal().abs() > _INDEPENDENT).all()) and len(q) >= len(r):
+                return q
         u, s, _ = torch.linalg.svd(columns, full_matrices=False)
         return u[:, s > 1e-9 * s[0]]
 
@@ -108,7 +110,7 @@ class _Matcher:
         """Whether one random velocity is a combination of the fields: what most proposals fail, without their whole basis."""
         zero = zero_coordinates(group, point)
         xi = torch.randn(zero.shape, generator=self.probe.generator, dtype=torch.float64)
-        velocity = pushforward(lambda c: _flat(moved(group, c, point), self.like), zero, xi)
+        velocity = derivative_along(lambda c: _flat(moved(group, c, point), self.like), zero, xi)
         rest = velocity - span @ (span.mT @ velocity)
         return float(rest.norm()) <= _SAME * float(velocity.norm())
 

@@ -154,17 +154,6 @@ def large_null(model: Linearised, generator: torch.Generator, known: Tensor | No
     return LargeNull(_original(basis, root), certain, round(max(more - 1, 0)))
 
 
-def remaining(model: Linearised, generator: torch.Generator, known: Tensor) -> bool:
-    """Whether the null space is larger than that of `known`, orthonormal columns (n, k): a random vector has a part in it."""
-    root = diagonal_weight(model, generator).sqrt()
-    basis = torch.linalg.qr(known / root[:, None])[0]
-    z = torch.randn(model.size, generator=generator, dtype=torch.float64)
-    z = z - basis @ (basis.mT @ z)
-    enough = 0.5 * _CHANCE * float(z.norm()) / model.size**0.5
-    null, _ = project(model, z, root, enough)
-    return float((null - basis @ (basis.mT @ null)).norm()) > 2 * enough
-
-
 def _refined(
     model: Linearised, null: Tensor, z: Tensor, root: Tensor, basis: Tensor, converged: bool
 ) -> tuple[Tensor, float]:

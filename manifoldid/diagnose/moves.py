@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from manifoldid._linalg import pushforward
+from manifoldid._linalg import derivative_along
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.probe import Probe
 
@@ -38,7 +38,7 @@ def turning_time(field: Field, x: Tensor) -> float:
     velocity = field(x)
     if not field.closed_form:
         return natural_time(field, x)
-    change = pushforward(field, x, velocity)
+    change = derivative_along(field, x, velocity)
     if float(change.norm()) <= 1e-9 * float(velocity.norm()):
         return natural_time(field, x)
     return float(velocity.norm() / change.norm())
