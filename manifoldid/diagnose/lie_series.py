@@ -11,7 +11,7 @@ Polynomial = dict[Powers, float]
 
 _LONGEST = 8  # derivatives, after which a series counts as one without end
 _MOST_TERMS = 60  # of one derivative
-_ROUNDING = 1e-14
+_ROUNDING = 1e-14  # relative to the terms that a coefficient is the sum of: its size is a matter of units
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,13 @@ class EndingSeries:
 
 
 def polynomial(terms: Iterable[tuple[float, Powers]]) -> Polynomial:
-    """A sum of monomials."""
+    """A sum of monomials, without those that cancel up to rounding."""
     total: Polynomial = {}
+    size: Polynomial = {}
     for coefficient, powers in terms:
         total[powers] = total.get(powers, 0.0) + coefficient
-    return {powers: c for powers, c in total.items() if abs(c) > _ROUNDING}
+        size[powers] = size.get(powers, 0.0) + abs(coefficient)
+    return {powers: c for powers, c in total.items() if abs(c) > _ROUNDING * size[powers]}
 
 
 def _along(field: list[Polynomial], p: Polynomial) -> Polynomial:

@@ -220,7 +220,8 @@ class Ensemble:
         """
         few = [] if self.observed is None else (self.counts < 2).nonzero()[:, 0].tolist()
         if few:
-            raise ValueError(f"`observed`: items {listed(few)} were seen by one member only, which has no spread")
+            names = listed([self.labels()[k] for k in few])
+            raise ValueError(f"`observed`: items {names} were seen by one member only, which has no spread")
         return self.spread(section)
 
     def spread(self, section: SectionLike = None) -> Point:
@@ -248,7 +249,7 @@ class Ensemble:
         together = self.observed.to(aligned.dtype)
         together = together.mT @ together
         if bool((together < 2).any()):
-            i, j = (together < 2).nonzero()[0].tolist()
+            i, j = (self.labels()[k] for k in (together < 2).nonzero()[0].tolist())
             raise ValueError(
                 f"`observed`: items {i} and {j} were seen together by fewer than two members: no covariance"
             )

@@ -1,7 +1,7 @@
 """What users hand in as members of an ensemble: stacked, and refused where no statistic could be made of it."""
 
 import warnings
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,10 @@ from manifoldid.distributed import is_spread
 from manifoldid.errors import listed
 from manifoldid.groups import Translation
 from manifoldid.groups.base import GaugeGroup
-from manifoldid.points import HALF, Point, blocks_of, map_blocks
+from manifoldid.points import HALF, Point, blocks_of, is_dict, map_blocks
 
 
-def stacked(members: object) -> Point:
+def stacked(members: Any) -> Point:
     """Members as one point with a leading dimension: from a stacked tensor or dict, or a list of tensors or dicts.
 
     Raises:
@@ -22,7 +22,7 @@ def stacked(members: object) -> Point:
     """
     if isinstance(members, Tensor):
         return _plain(members)
-    if isinstance(members, dict):
+    if is_dict(members):
         return {k: _plain(v) for k, v in members.items()}
     if not isinstance(members, (list, tuple)):
         raise TypeError(

@@ -146,3 +146,12 @@ def test_flows_whose_series_ends_are_those_that_are_integrated():
     )
     x, t = normal(torch.Generator().manual_seed(0), 5, 4), torch.linspace(-2, 2, 5, dtype=F64)[:, None]
     assert torch.allclose(field.flow(x, t), integrate(field, x, t), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e12])
+def test_units_do_not_decide_what_a_polynomial_flow_moves(unit):
+    field = ClosedField(3, torch.tensor([0.0, unit, 0.0], dtype=F64), monomials=(Monomial(2, 1 / unit**2, ((1, 2),)),))
+    x = torch.tensor([0.5, 2.0 * unit, 1.0], dtype=F64)
+    # dy/dt = unit, dz/dt = (y / unit)^2
+    expected = torch.tensor([0.5, 3.0 * unit, 1.0 + (27 - 8) / 3], dtype=F64)
+    torch.testing.assert_close(field.flow(x, torch.ones((), dtype=F64)), expected, rtol=1e-14, atol=0)

@@ -476,6 +476,8 @@ def test_items_and_members_without_observations_are_named():
     observed[1:, 2], observed[0, 2] = False, True
     with pytest.raises(ValueError, match="items 2 were seen by one member only, which has no spread"):
         mid.Ensemble(random(4, 5), mid.Translation(), observed=observed).std()
+    with pytest.raises(ValueError, match="items Cyd were seen by one member only"):
+        mid.Ensemble(random(4, 5), mid.Translation(), None, observed, ["Ann", "Bob", "Cyd", "Dan", "Eve"]).std()
     with pytest.raises(ValueError, match="`observed`: items 0 and 2 were seen together by fewer than two members"):
         mid.Ensemble(random(4, 5), mid.Translation(), observed=observed).covariance()
     with pytest.raises(ValueError, match=r"`fn` uses items that only 1 member\(s\) saw together"):
