@@ -13,7 +13,7 @@ from torch import Tensor
 from manifoldid.points import Shards
 
 _ROW_PIECE = 1 << 17  # numbers of a piece of one long row: 512 KiB in float32, about a second-level cache
-_PIECE = 1 << 20  # numbers of a piece of many rows: 4 MiB, in the third-level cache; there the calls are what counts
+_PIECE = 1 << 19  # numbers of a piece of many rows: 2 MiB, in the third-level cache; there the calls are what counts
 
 
 def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -61,7 +61,7 @@ def _rows(rows: Tensor, mean: Tensor | None, size: Tensor | None, shards: Shards
         _norms(rows, size)
         if shards is not None:
             size.copy_(shards.sum(size.square()).sqrt())
-        rows.mul_(size.div_(items**0.5).clamp_min(torch.finfo(rows.dtype).tiny).reciprocal_())
+        rows.div_(size.div_(items**0.5).clamp_min(torch.finfo(rows.dtype).tiny))
 
 
 def _norms(rows: Tensor, out: Tensor) -> None:
