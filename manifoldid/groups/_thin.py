@@ -1,36 +1,58 @@
 """Products of batches of thin matrices (*batch, n, r), r small: the factors that GL(r) acts on.
 
-Libraries multiply matrices of 8 columns at half the speed of those of 16. Where memory allows it, a few rows are therefore read
-as one: (n, r) is (n / k, k r) without a copy. The product a'b of folded matrices has k x k blocks, of which those on the
-diagonal add up to the one that is asked for.
+Libraries multiply matrices of 8 columns at half the speed of those of 16, and this is what a step attached to GL(r) consists of.
+Measured, as all of this, by benchmarks/optim.py.
 """
 
 import torch
 from torch import Tensor
 
-_WIDTH = 16  # columns of a folded matrix; 8 and 32 are slower (measured, as all of this, for benchmarks/optim.py)
+_WIDTH = 16  # columns of a folded matrix; 8 and 32 are slower
 _MOST = 4  # rows read as one
+_PIECE = 1 << 17  # numbers of a piece that is copied to be multiplied: 512 KiB in float32, about a second-level cache
 
 
-def gram(a: Tensor, b: Tensor) -> Tensor:
-    """a'b (*batch, r, r) for a, b (*batch, n, r)."""
-    fold, size = _fold(a, b), a.shape[-1]
-    product = _folded(a, fold).mT @ _folded(b, fold)
-    total = product[..., :size, :size]
-    for k in range(size, fold * size, size):
-        total = total + product[..., k : k + size, k : k + size]
-    return total
+def grams(a: Tensor, c: Tensor) -> Tensor:
+    """a'a and a'c side by side (*batch, r, 2 r), for a, c (*batch, n, r).
+
+    By one product with a and c side by side where that is a copy that stays in the cache.
+    """
+    (rows, size), batch = a.shape[-2:], a.shape[:-2]
+    if a.device.type != "cpu" or rows * size > _PIECE:
+        return torch.cat([a.mT @ a, a.mT @ c], dim=-1)
+    count = _PIECE // max(1, rows * size)
+    pairs = zip(*(t.reshape(-1, rows, size).split(count) for t in (a, c)), strict=True)
+    return torch.cat([x.mT @ _beside(x, y) for x, y in pairs]).view(*batch, size, 2 * size)
 
 
 def add_product_(y: Tensor, a: Tensor, m: Tensor) -> Tensor:
-    """y + a m in the memory of `y` (*batch, n, r), for a (*batch, n, r) and m (*batch, r, r)."""
-    fold = _fold(y, a)
-    folded, factor, m = _folded(y, fold), _folded(a, fold), _diagonal(m, fold)
-    if y.ndim == 3:
-        folded.baddbmm_(factor, m)
+    """y + a m in the memory of `y` (*batch, n, r), for a (*batch, n, r) and m (*batch, r, r).
+
+    Where memory allows it, a few rows are read as one: (n, r) is (n / k, k r) without a copy, and m is k times on a diagonal.
+    """
+    if _transposed(y) and _transposed(a):
+        _add(y.mT, m.mT, a.mT)
     else:
-        folded.add_(factor @ m)
+        fold = _fold(y, a)
+        _add(_folded(y, fold), _folded(a, fold), _diagonal(m, fold))
     return y
+
+
+def _add(y: Tensor, a: Tensor, b: Tensor) -> None:
+    if y.ndim == 3:
+        y.baddbmm_(a, b)
+    else:
+        y.add_(a @ b)
+
+
+def _transposed(x: Tensor) -> bool:
+    """Whether the rank comes first in memory, as in PEFT's lora_A."""
+    return x.mT.is_contiguous() and not x.is_contiguous()
+
+
+def _beside(a: Tensor, c: Tensor) -> Tensor:
+    """(*batch, n, 2 r), with the rank first in memory where `a` has it so."""
+    return torch.cat([a.mT, c.mT], dim=-2).mT if _transposed(a) else torch.cat([a, c], dim=-1)
 
 
 def _fold(a: Tensor, b: Tensor) -> int:
@@ -48,9 +70,11 @@ def _folded(x: Tensor, fold: int) -> Tensor:
 
 
 def _diagonal(m: Tensor, fold: int) -> Tensor:
-    """The block diagonal matrix with `fold` times `m`; built by joining, which is the cheapest way for small ones."""
+    """The block diagonal matrix with `fold` times `m`."""
     if fold == 1:
         return m
-    zero = torch.zeros_like(m)
-    rows = [torch.cat([m if i == j else zero for j in range(fold)], dim=-1) for i in range(fold)]
-    return torch.cat(rows, dim=-2)
+    size = m.shape[-1]
+    blocks = m.new_zeros(*m.shape[:-2], fold * size, fold * size)
+    for k in range(0, fold * size, size):
+        blocks[..., k : k + size, k : k + size] = m
+    return blocks

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manifoldid._linalg import balanced_frame, polar, rank_tolerance, right_singular
 from manifoldid.groups._named_blocks import NamedBlocksGeometry
-from manifoldid.groups._thin import add_product_, gram
+from manifoldid.groups._thin import add_product_, grams
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
 from manifoldid.points import Point, Weights, item_weights
@@ -298,12 +298,14 @@ class GeneralLinearGeometry(Geometry):
         # By Gram matrices and not by singular values: what is solved for has their condition, and a step has to be cheap. A'dA is
         # a difference of two of them: its rounding moves the answer along the orbit, by that of the entries of A.
         (a, b), (c, d) = self._vectors(x, x), self._vectors(x, y)
-        squares = torch.stack([gram(a, a), gram(b, b)])
-        right = gram(a, c) - squares[0] - (gram(b, d) - squares[1]).mT
+        products, size = torch.stack([grams(a, c), grams(b, d)]), a.shape[-1]
+        squares, cross = products[..., :size], products[..., size:]
+        change = cross - squares
+        right = change[0] - change[1].mT
         values, axes = _eigen(squares)
         left = values[0, ..., :, None] + values[1, ..., None, :]
-        usable = left > a.shape[-1] * torch.finfo(a.dtype).eps * left.amax((-2, -1), keepdim=True)
-        mixing = axes[0] @ (axes[0].mT @ right @ axes[1] / left.masked_fill(~usable, math.inf)) @ axes[1].mT
+        rounding = left[..., -1:, -1:] * (size * torch.finfo(a.dtype).eps)  # eigenvalues are in ascending order
+        mixing = axes[0] @ (axes[0].mT @ right @ axes[1] / left.masked_fill(left <= rounding, math.inf)) @ axes[1].mT
         (first, second), (new_first, new_second) = self.group.factors_of(x), self.group.factors_of(y)
         return self.group.point_of(
             add_product_(new_first, first, -mixing), add_product_(new_second, second, mixing.mT), y

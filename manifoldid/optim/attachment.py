@@ -189,7 +189,7 @@ class Attachment:
         """Once the gradients of a step are known: a look at the first ones, and which points will move, and how."""
         self._look()
         for bucket in self.buckets:
-            bucket.keep(bucket.active(bucket.moving))
+            bucket.keep(bucket.active())
         if not any(bucket.moving for bucket in self.buckets) and not self._sparse:
             self._warn_of_no_gradients()
         if not isinstance(self.optimizer, TAKE_SPARSE):

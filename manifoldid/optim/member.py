@@ -84,6 +84,7 @@ class Bucket:
     scratch: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
     _listed: list[Member] | None = None
     _count: int = 0
+    _parameters: list[Tensor] = field(default_factory=list)
     _lists: dict[str, list[Tensor]] = field(default_factory=dict)
     _charts: dict[str, LogChart] = field(default_factory=dict)
 
@@ -118,12 +119,12 @@ class Bucket:
         blocks = {name: self._gathered(self._tensors(name), slot + name) for name in self.moving[0].parameters}
         return compute_point(self.moving[0].as_point(blocks))
 
-    @staticmethod
-    def active(members: list[Member]) -> list[Member]:
-        """The members all of whose parameters have a gradient: usually the same list."""
-        if all(p.grad is not None for member in members for p in member.parameters.values()):
-            return members
-        return [member for member in members if member.active()]
+    def active(self) -> list[Member]:
+        """The moving members all of whose parameters have a gradient: usually the same list."""
+        self._list()
+        if all(p.grad is not None for p in self._parameters):
+            return self.moving
+        return [member for member in self.moving if member.active()]
 
     def keep(self, members: list[Member]) -> None:
         """Lets only `members`, some of those that move, go on moving."""
@@ -171,10 +172,15 @@ class Bucket:
             self.scratch[slot] = (buffer, list(buffer.unbind(0)))
         return torch.stack(tensors, out=buffer)
 
-    def _tensors(self, name: str) -> list[Tensor]:
-        """The block `name` of the moving members; the lists are kept from step to step, for parameters that are their own values."""
+    def _list(self) -> None:
+        """Lists what moves anew where that has changed: to walk through a hundred members takes longer than to look at a list."""
         if self._listed is not self.moving or self._count != len(self.moving):
             self._listed, self._count, self._lists = self.moving, len(self.moving), {}
+            self._parameters = [p for member in self.moving for p in member.parameters.values()]
+
+    def _tensors(self, name: str) -> list[Tensor]:
+        """The block `name` of the moving members; the lists are kept from step to step, for parameters that are their own values."""
+        self._list()
         if name in self._lists:
             return self._lists[name]
         parameters = [member.parameters[name] for member in self.moving]
