@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from manifoldid.diagnose.chart import add_tabulated
+from manifoldid.diagnose.chart import TableField, add_tabulated
 from manifoldid.diagnose.design import with_design
 from manifoldid.diagnose.diagnosis import Diagnosis, Generator
 from manifoldid.diagnose.draws import Draws
@@ -55,7 +55,8 @@ def diagnose(
     and a group to hand to the rest of the library, the finite symmetries beside it, and what is only weakly determined.
 
     Derivatives are taken in float64 at several random points. Not checked: that `predict` returns everything the likelihood
-    sees, and symmetries of kinds that are not in the library of candidates; fields without a closed form say so.
+    sees, and symmetries of kinds that are not in the library of candidates; fields without a closed form say so, and are tabulated
+    where all coordinates move by one function of themselves.
 
     Args:
         predict: Everything the likelihood sees, as a function of one point: log-probabilities, means, natural parameters.
@@ -168,14 +169,16 @@ def _generators(
     """The generators that finite moves confirm, and the formulas of those that they do not."""
     generators, lost, kept = [], [], []
     together = _moved_together(probe, fields, points[0])
-    unnamed = sum(not f.closed_form for f in fields)
+    unnamed = sum(not f.has_flow for f in fields)
     for field in fields:
-        if not field.closed_form and (unnamed > _MOST_INTEGRATED or not probe.exact):
+        if not field.has_flow and (unnamed > _MOST_INTEGRATED or not probe.exact):
             error, complete = straight_move(probe, field, points[0]), False
         else:
             error, complete = together or finite_moves(probe, field, points)
+        if isinstance(field, TableField):
+            complete = field.table.complete
         text = formula(field, labels)
-        if error > (_MOVES if field.closed_form and probe.exact else _JUMPS):
+        if error > (_MOVES if field.has_flow and probe.exact else _JUMPS):
             lost.append(text)
             continue
         kept.append(field)
@@ -211,7 +214,8 @@ def _assembled(
     algebra = structure_of(search) if lost else found.algebra
     many = len(fields) > MOST_BRACKETS
     closed = algebra.closed and all(f.closed_form for f in fields) and (many or len(algebra.constants) == len(fields))
-    whole = (closed or many) and all(g.complete and g.closed_form for g in generators)
+    one_flow = len(fields) == 1 and fields[0].has_flow
+    whole = (closed or many or one_flow) and all(g.complete and g.flat_field.has_flow for g in generators)
     stages.begin("the group")
     nothing = not fields and unknown > 0  # neither a gauge nor the certainty that there is none
     group = match_group(probe, fields, formulas, points) if (whole or not dim) and not nothing else None
@@ -219,7 +223,7 @@ def _assembled(
     closed = closed or (many and (group is not None or not algebra_name.startswith("unknown")))
     small = probe.size <= _LARGE
     stages.begin("finite symmetries")
-    named = probe.exact and not lost and all(f.closed_form for f in fields)
+    named = probe.exact and not lost and all(f.has_flow for f in fields)
     bases = ([probe.point] if found.null_dim == dim else []) + points[:1] if named else []
     discrete, starts = find_discrete(probe, fields, points, labels, bases) if small else ((), 0)
     stages.begin("information at the point")

@@ -1,8 +1,9 @@
 """Pointwise gauges that no library function explains: the chart psi in which they are a translation, from null spaces.
 
-Let the null space be a line with direction nu(x), nu_i = s_i / psi'(x_i), with one unknown function for all coordinates and
-signs s_i. Then s_i nu_i psi'(x_i) = s_j nu_j psi'(x_j) at every point: linear in psi', and the same with xi = 1 / psi' the
-other way round. Either is solved for as a Chebyshev series; a short one is a formula.
+Let the null space be a line with direction nu(x), nu_i = c_i / psi'(x_i), with one unknown function for all coordinates and
+constants c_i. Then nu_i psi'(x_i) / c_i is the same for all i at every point: linear in psi', and the same with xi = 1 / psi'
+the other way round. Either is solved for as a Chebyshev series; a short one is a formula. Of a long one a table is measured
+(`tabulate`), far enough for a group.
 """
 
 import itertools
@@ -15,18 +16,21 @@ from torch import Tensor
 from manifoldid.diagnose.fields import Field, snapped
 from manifoldid.diagnose.generators import Search
 from manifoldid.diagnose.nullspace import LocalNull, NullSpaces, local_null
+from manifoldid.diagnose.tabulate import Table, null_at, tabulated
 from manifoldid.diagnose.terms import expression_of
 
 _VERTICAL = 1e-7
-_DEGREES = (4, 8, 16, 32, 64, 128)
+_SHORT, _LONG = (4,), (8, 16, 32, 64, 128)  # degrees of series
+_MOST_FACTORS = 24  # coordinates up to which their factors are measured; more are taken to have equal ones
+_ALIKE = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
 class TabulatedField(Field):
-    """s_i xi(x_i) with xi a Chebyshev series on [low, high]; outside, the null space at the point decides.
+    """c_i xi(x_i) with xi a Chebyshev series or a table on [low, high]; outside, the null space at the point decides.
 
     Attributes:
-        signs: (n,), zero for coordinates that do not move.
+        coefficients: c (n,), zero for coordinates that do not move.
         series: Coefficients (degree + 1,) of xi, or of 1 / xi.
         inverse: Whether they are those of 1 / xi.
         low: Start of the range of the table.
@@ -35,7 +39,7 @@ class TabulatedField(Field):
         polynomial: The series as a polynomial with simple coefficients, up to a factor; None if it is long.
     """
 
-    signs: Tensor
+    coefficients: Tensor
     series: Tensor
     inverse: bool
     low: float
@@ -46,7 +50,7 @@ class TabulatedField(Field):
     @property
     def size(self) -> int:  # type: ignore[override]
         """Number of coordinates."""
-        return len(self.signs)
+        return len(self.coefficients)
 
     @property
     def closed_form(self) -> bool:  # type: ignore[override]
@@ -56,11 +60,11 @@ class TabulatedField(Field):
     @property
     def text(self) -> str:
         """The field in words."""
-        signed = "" if bool((self.signs >= 0).all()) else " with signs"
+        factors = factors_in_words(self.coefficients)
         if self.polynomial is not None:
             written = _written(self.polynomial)
-            return f"dx = 1/({written}){signed}" if self.inverse else f"dx = {written}{signed}"
-        return f"dx = xi(x){signed}, one function for all, tabulated on [{self.low:.3g}, {self.high:.3g}]"
+            return f"dx = 1/({written}){factors}" if self.inverse else f"dx = {written}{factors}"
+        return f"dx = xi(x){factors}, one function for all, tabulated on [{self.low:.3g}, {self.high:.3g}]"
 
     def xi(self, x: Tensor) -> Tensor:
         """The velocity of one coordinate."""
@@ -77,20 +81,80 @@ class TabulatedField(Field):
         return value.reciprocal() if self.inverse else value
 
     def __call__(self, x: Tensor) -> Tensor:
-        moving = self.signs != 0
+        moving = self.coefficients != 0
         if self.closed_form:
-            return self.signs.to(x) * self.xi(torch.where(moving, x, torch.full_like(x, self.low)))
+            return self.coefficients.to(x) * self.xi(torch.where(moving, x, torch.full_like(x, self.low)))
         outside = moving & ((x < self.low) | (x > self.high))
-        velocity = self.signs.to(x) * self.xi(
-            torch.where(moving, x, torch.full_like(x, self.low)).clamp(self.low, self.high)
-        )
-        if not bool(outside.any()):
-            return velocity
-        if x.ndim > 1:
-            return torch.stack([self(row) for row in x.flatten(0, -2)]).reshape(x.shape)
-        scale = self.nulls.scale
-        null = local_null(self.nulls.probe, x.detach().double(), scale).null
-        return (scale * (null @ (null.mT @ (velocity.double() / scale)))).to(x)
+        safe = torch.where(moving, x, torch.full_like(x, self.low)).clamp(self.low, self.high)
+        velocity = self.coefficients.to(x) * self.xi(safe)
+        return on_null_line(self.nulls, x, velocity) if bool(outside.any()) else velocity
+
+
+@dataclass(frozen=True, eq=False)
+class TableField(Field):
+    """c_i / psi'(x_i) with psi a table; outside of it, the null space at the point decides.
+
+    Attributes:
+        coefficients: c (n,), zero for coordinates that do not move.
+        table: The table.
+        nulls: Null spaces of the model.
+    """
+
+    coefficients: Tensor
+    table: Table
+    nulls: NullSpaces
+    closed_form = False
+    has_flow = True
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        """Number of coordinates."""
+        return len(self.coefficients)
+
+    def moved_rows(self) -> Tensor:
+        """Which coordinates (n,) the field moves."""
+        return self.coefficients != 0
+
+    @property
+    def text(self) -> str:
+        """The field in words."""
+        factors = factors_in_words(self.coefficients)
+        return f"dx = xi(x){factors}, one function for all, a table on {self.table.chart.range}"
+
+    def _inside(self, x: Tensor) -> Tensor:
+        """`x` with numbers from the table where it does not move."""
+        return torch.where(self.coefficients.to(x) != 0, x, self.table.chart.breaks[0].to(x))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        chart, given = self.table.chart, self._inside(x)
+        safe = given.clamp(chart.low, chart.high)
+        velocity = self.coefficients.to(x) / chart.slopes(safe)
+        return on_null_line(self.nulls, x, velocity) if bool((safe != given).any()) else velocity
+
+    def flow(self, x: Tensor, t: Tensor) -> Tensor:
+        """See `Field.flow`: nan where a coordinate leaves the table."""
+        chart, c = self.table.chart, self.coefficients.to(x)
+        moved = chart.inverse.values(chart.values(self._inside(x)) + c * t)
+        return torch.where(c != 0, moved, x + 0 * t)
+
+
+def on_null_line(nulls: NullSpaces, x: Tensor, velocity: Tensor) -> Tensor:
+    """What of velocities (..., n) lies in the null spaces at points (..., n); nan outside of the domain of predictions."""
+    if x.ndim > 1:
+        rows = zip(x.flatten(0, -2), velocity.flatten(0, -2), strict=True)
+        return torch.stack([on_null_line(nulls, *row) for row in rows]).reshape(x.shape)
+    try:
+        null = local_null(nulls.probe, x.detach().double(), nulls.scale).null
+    except (ValueError, RuntimeError):
+        return torch.full_like(x, torch.nan)
+    return (nulls.scale * (null @ (null.mT @ (velocity.double() / nulls.scale)))).to(x)
+
+
+def factors_in_words(coefficients: Tensor) -> str:
+    """What the factors of the coordinates are, to be added to a formula."""
+    if bool((coefficients >= 0).all()):
+        return "" if len(coefficients.unique()) <= 2 and bool((coefficients <= 1).all()) else " with factors"
+    return " with signs" if bool(torch.isin(coefficients.abs(), torch.tensor([0.0, 1.0])).all()) else " with factors"
 
 
 def add_tabulated(search: Search) -> bool:
@@ -99,21 +163,82 @@ def add_tabulated(search: Search) -> bool:
     if not isinstance(nulls, NullSpaces) or search.dim != 1 or search.fields or not 2 <= n <= 200:
         return False
     points = nulls.regular(max(12, -(-280 // max(n - 1, 1))))
-    direction = torch.stack([p.null[:, 0] * nulls.scale for p in points])
-    signs = _signs(direction)
+    signs = _signs(_directions(search, points))
     if signs is None:
         return False
-    drawn = torch.stack([p.x for p in points])[:, signs != 0]
+    coefficients = signs * _factors(search, signs != 0)
+    return (
+        _add_series(search, points, coefficients, _SHORT)
+        or _add_table(search, points, coefficients)
+        or _add_series(search, points, coefficients, _LONG)
+    )
+
+
+def _add_series(search: Search, points: list[LocalNull], coefficients: Tensor, degrees: tuple[int, ...]) -> bool:
+    """Adds a field whose xi, or 1 / xi, is a Chebyshev series; returns whether it did."""
+    moving, nulls = coefficients != 0, search.nulls
+    assert isinstance(nulls, NullSpaces)
+    drawn = torch.stack([p.x for p in points])[:, moving]
     low, high = float(drawn.min()), float(drawn.max())
-    for degree, inverse in itertools.product(_DEGREES, (False, True)):
-        series = _series(points, direction * signs, signs != 0, low, high, degree, inverse)
+    direction = torch.where(moving, _directions(search, points) / coefficients, 0.0)
+    for degree, inverse in itertools.product(degrees, (False, True)):
+        series = _series(points, direction, moving, low, high, degree, inverse)
         if series is None:
             continue
-        field = TabulatedField(signs, series, inverse, low, high, nulls, _polynomial(series, low, high))
-        if all(_vertical(search, field, p) for p in [*points, *search.fresh_points()]):
+        field = TabulatedField(coefficients, series, inverse, low, high, nulls, _polynomial(series, low, high))
+        if all(_vertical(search, field, p) for p in [*points, *search.fresh_points()] if _within(field, p.x)):
             search.fields.append(field)
             return True
     return False
+
+
+def _within(field: TabulatedField, x: Tensor) -> bool:
+    return not bool(((x < field.low) | (x > field.high)).any())
+
+
+def _add_table(search: Search, points: list[LocalNull], coefficients: Tensor) -> bool:
+    """Adds a field whose xi is a table; returns whether it did."""
+    nulls = search.nulls
+    if not isinstance(nulls, NullSpaces) or not nulls.probe.exact:
+        return False
+    drawn = torch.stack([*(p.x for p in points), nulls.probe.point])[:, coefficients != 0]
+    table = tabulated(search, coefficients, drawn.flatten())
+    if table is None:
+        return False
+    field = TableField(coefficients, table, nulls)
+    if not all(_vertical(search, field, p) for p in [*points, *search.fresh_points()]):
+        return False
+    search.fields.append(field)
+    return True
+
+
+def _directions(search: Search, points: list[LocalNull]) -> Tensor:
+    return torch.stack([p.null[:, 0] * search.nulls.scale for p in points])
+
+
+def _factors(search: Search, moving: Tensor) -> Tensor:
+    """Sizes (n,) of the constants c: where numbers go around, each coordinate meets the same values of xi.
+
+    All 1 where they cannot be told.
+    """
+    order, n = moving.nonzero()[:, 0], len(moving)
+    found = []
+    for p in search.nulls.regular(2) if len(order) <= _MOST_FACTORS else ():
+        logs = []
+        for turn in range(len(order)):
+            x = p.x.clone()
+            x[order] = p.x[order.roll(turn)]
+            null = null_at(search, x)
+            logs.append(
+                torch.full((n,), torch.nan) if null is None else (null.null[:, 0] * search.nulls.scale).abs().log()
+            )
+        size = torch.stack(logs).double().mean(0)[order].exp()
+        found.append(size / size.median())
+    one = torch.ones(n, dtype=torch.float64)
+    if len(found) < 2 or not bool(((found[0] / found[1] - 1).abs() < _ALIKE).all()):
+        return one
+    one[order] = torch.tensor([snapped(c) for c in found[0].tolist()], dtype=torch.float64)
+    return one
 
 
 def _polynomial(series: Tensor, low: float, high: float) -> np.polynomial.Polynomial | None:
@@ -164,8 +289,6 @@ def _series(
     return series if float((system @ series - right).abs().max()) < 1e-9 else None
 
 
-def _vertical(search: Search, field: TabulatedField, p: LocalNull) -> bool:
-    if bool(((p.x < field.low) | (p.x > field.high)).any()):
-        return True
+def _vertical(search: Search, field: Field, p: LocalNull) -> bool:
     velocity = field(p.x) / search.nulls.scale
     return float((p.seen @ velocity).norm()) <= _VERTICAL * float(velocity.norm())

@@ -23,7 +23,8 @@ class Generator:
         formula: The velocity of each coordinate, as text.
         flow_error: Largest relative change of predictions along the flow, over finite moves at random points.
         complete: Whether the flow exists for all times that were tried; if not, there is a field but no group.
-        closed_form: Whether the field is a formula, the same at every point; if not, it is computed from the null space at x.
+        closed_form: Whether the field is a formula, the same at every point; if not, it is a table of one function that is the same
+            at every point, or is computed from the null space at x: the formula says which.
     """
 
     name: str
@@ -96,7 +97,8 @@ class Diagnosis:
         algebra: Canonical name of the Lie algebra of the gauge.
         generators: Its generators, in closed form where there is one.
         discrete: Finite symmetries that are in no flow.
-        group: The group to hand to the rest of the library; None where no group acts (incomplete flows, no closed form).
+        group: The group to hand to the rest of the library; None where no group acts (incomplete flows, neither closed form nor
+            table).
         directions: Directions from the worst to the best determined, on the complement of the gauge at the point.
         weak: Those among them with little information; identifiable in principle.
         dead: Names of parameters that nothing sees.

@@ -36,6 +36,11 @@ class Field:
     size: int
     closed_form = True
 
+    @property
+    def has_flow(self) -> bool:
+        """Whether the flow is a function that is known, by formula or by table, and not integrated from null spaces."""
+        return self.closed_form
+
     def __call__(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 

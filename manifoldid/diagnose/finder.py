@@ -126,7 +126,7 @@ class Finder:
         scale = ends[0].abs().clamp_min(1e-6)
         far = (starts[0] - ends[0]).abs() > 1e-9 * scale
         fields = [f for cluster in self._clusters if bool((_moved_rows(cluster) & far).any()) for f in cluster]
-        if not fields or len(fields) > 40 or not all(f.closed_form for f in fields):
+        if not fields or len(fields) > 40 or not all(f.has_flow for f in fields):
             return False
         velocities = torch.stack([f(starts[0]) for f in fields])
         if bool(far[velocities.abs().sum(0) == 0].any()):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from manifoldid.diagnose.chart import TableField
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.generators import _sparse_constants
 from manifoldid.diagnose.labels import Labels
@@ -28,6 +29,7 @@ _CHARTS = {  # of the field f: psi with psi' = 1 / f, up to a factor
     "sqrt(x)": "sqrt({})",
     "sin(x)": "log|tan({}/2)|",
     "1 + exp(-x)": "softplus({})",
+    "xi": "psi({})",
 }
 _FACTORS = {"x^2": -1.0, "exp(x)": -1.0, "1/x": 0.5, "x^3": -0.5, "1/x^2": 1 / 3, "sqrt(x)": 2.0}  # psi = factor * name
 _KNOWN = {
@@ -70,9 +72,9 @@ def still_text(still: list[int], labels: Labels) -> str:
 
 
 def _untouched(fields: list[Field], labels: Labels, size: int) -> list[int]:
-    if not all(isinstance(f, ClosedField) for f in fields):
+    if not all(isinstance(f, (ClosedField, TableField)) for f in fields):
         return []
-    moved = torch.stack([f.moved_rows() for f in fields if isinstance(f, ClosedField)]).any(0)
+    moved = torch.stack([f.moved_rows() for f in fields if isinstance(f, (ClosedField, TableField))]).any(0)
     return (~moved).nonzero()[:, 0].tolist()
 
 
@@ -84,6 +86,8 @@ def _in_charts(fields: list[Field], labels: Labels, size: int) -> list[str] | No
     velocity = torch.zeros(len(fields), size, dtype=torch.float64)
     for k, f in enumerate(fields):
         terms = f.separate_terms() if isinstance(f, ClosedField) else None
+        if isinstance(f, TableField):
+            terms = {"xi": f.coefficients}
         if terms is None:
             return None
         for name, c in terms.items():

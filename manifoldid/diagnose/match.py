@@ -12,10 +12,11 @@ from torch import Tensor
 
 import manifoldid.groups as catalogue
 from manifoldid._linalg import derivative_along
+from manifoldid.diagnose.chart import TableField
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.generated import GeneratedGroup
 from manifoldid.diagnose.match_parts import group_on_parts
-from manifoldid.diagnose.match_pointwise import pointwise_group
+from manifoldid.diagnose.match_pointwise import pointwise_group, tabulated_group
 from manifoldid.diagnose.moves import relative_change
 from manifoldid.diagnose.probe import Probe
 from manifoldid.groups import GaugeGroup, Product, Shift
@@ -44,6 +45,9 @@ def match_group(probe: Probe, fields: list[Field], formulas: list[str], points: 
     if not fields:
         return Product()
     matcher = _Matcher(probe, fields, points[:2])
+    if isinstance(fields[0], TableField):
+        tabulated = tabulated_group(fields[0], probe.like)
+        return tabulated if tabulated is not None and matcher.same(tabulated) else None
     if len(fields) <= _MOST_COMPARED:
         for group in matcher.whole():
             if matcher.same(group):

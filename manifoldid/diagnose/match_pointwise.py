@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldid.diagnose.chart import TabulatedField
+from manifoldid.diagnose.chart import TableField, TabulatedField
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.groups import GaugeGroup, Parts, Pointwise, Product, Scaling, Shift, Translation
+from manifoldid.points import Point, blocks_of, unflatten
 
 _NEWTON = 60  # steps of the inverse of a polynomial, halved where they overshoot
 
@@ -120,6 +121,27 @@ def pointwise_group(fields: list[Field], points: list[Tensor]) -> GaugeGroup | N
     return _behind(chart, coefficients, Scaling if names == _POWER else Translation)
 
 
+def tabulated_group(field: TableField, like: Point) -> GaugeGroup | None:
+    """The shift of psi(x), psi the table of a field; None for complex numbers.
+
+    Args:
+        field: The field.
+        like: A point, for the shapes of its blocks.
+    """
+    if any(t.is_complex() for t in blocks_of(like).values()):
+        return None
+    chart, factors = field.table.chart, unflatten(field.coefficients, like)
+    moving = {name: c != 0 for name, c in blocks_of(factors).items() if bool((c != 0).any())}
+    inside: GaugeGroup
+    if isinstance(factors, Tensor):
+        alike = factors.ndim == 1 and bool((factors == factors[0]).all())
+        inside = Translation() if alike else Shift(factors[None])
+        chart = chart if bool(moving[""].all()) else chart.on(moving)
+    else:
+        inside, chart = Shift([{name: factors[name] for name in moving}]), chart.on(moving)
+    return Pointwise(chart, chart.inverse, inside)
+
+
 def _of_one_function(fields: list[Field]) -> tuple[str, Tensor]:
     """The function that all fields have in common, and its coefficients (k, n); no name if there is none."""
     rows, names = [], set()
@@ -159,4 +181,4 @@ def _polynomial_chart(fields: list[Field]) -> GaugeGroup | None:
     if len(real) or density.degree() % 2 or density.coef[-1] <= 0:
         return None
     chart = PolynomialChart(tuple(float(c) for c in density.integ().coef))
-    return _behind((chart, chart.inverse), field.signs[None], Translation)
+    return _behind((chart, chart.inverse), field.coefficients[None], Translation)

@@ -69,7 +69,7 @@ def finite_moves(probe: Probe, field: Field, points: list[Tensor]) -> tuple[floa
     Returns:
         The largest relative change of predictions over short moves, and whether long moves exist and change nothing either.
     """
-    if not field.closed_form and probe.size > _INTEGRATED:
+    if not field.has_flow and probe.size > _INTEGRATED:
         return straight_move(probe, field, points[-1]), False
     error, complete = 0.0, True
     alone = isinstance(field, ClosedField) and field.lone_coordinate() is not None

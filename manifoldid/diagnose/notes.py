@@ -1,7 +1,11 @@
 """What to know before trusting a diagnosis, each with a remedy."""
 
+from manifoldid.diagnose.chart import TableField, TabulatedField
 from manifoldid.diagnose.diagnosis import Diagnosis
 from manifoldid.diagnose.probe import Probe
+from manifoldid.diagnose.tabulate import Table
+
+_EXACT = 1e-8  # change of predictions under finite moves that needs no mention
 
 
 def notes_of(probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain: bool, more: int) -> tuple[str, ...]:
@@ -40,6 +44,24 @@ BLIND = (
     "the derivative of `predict` is zero everywhere, and its values still change: it compares, rounds, detaches, or leaves torch "
     "(numpy, float(), .item()); return what the decisions are made from (probabilities, margins), and keep the graph"
 )
+
+
+def _of_a_table(table: Table, d: Diagnosis) -> str:
+    start = (
+        f"xi has no formula in the library of candidates: psi, psi' = 1 / xi, is a table of {table.count} places that were measured, with "
+        f"a relative error of {table.error:.0e}"
+    )
+    ends = " and ".join(end for end in table.ends if end)
+    if ends:
+        return f"{start}. psi is finite {ends}, where the domain ends: moves leave it in finite time, and there is no group"
+    if d.group is None:
+        return f"{start}; no group is made of it (complex numbers): hold a parameter"
+    error = max(g.flow_error for g in d.generators)
+    honest = f"; finite moves change predictions by {error:.0e}, no less" if error > _EXACT else ""
+    return (
+        f"{start}{honest}. d.group refuses points, and moves to points, outside of {table.chart.range}: a `sample` that draws from a "
+        "wider range makes a longer table"
+    )
 
 
 def _vacuous(probe: Probe, d: Diagnosis) -> str:
@@ -95,8 +117,19 @@ def _singular(d: Diagnosis) -> str:
 
 
 def _unnamed(d: Diagnosis, closed: bool) -> str:
+    fields = [g.flat_field for g in d.generators]
+    if len(fields) == 1 and isinstance(fields[0], TableField):
+        return _of_a_table(fields[0].table, d)
+    if len(fields) == 1 and isinstance(fields[0], TabulatedField) and not fields[0].closed_form:
+        return (
+            "xi has no formula in the library of candidates and was fitted where points were drawn; predictions at points laid out for "
+            "a longer table do not tell it, so that there is no group: hold a parameter, or write the model in psi, psi' = 1 / xi"
+        )
     if d.dim and not all(g.closed_form for g in d.generators):
-        return "some directions have no closed form in the library of candidates: d.generators hands them over unnamed"
+        return (
+            "some directions have no closed form in the library of candidates: d.generators hands them over unnamed, without a group "
+            "(a chart is tabulated only of one function of a coordinate that is the same for all, and of one direction)"
+        )
     if d.dim and not closed:
         return "the fields do not close under the bracket with constant coefficients: there are orbits but no group"
     return ""

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable
 
+from manifoldid.diagnose.chart import TableField
 from manifoldid.diagnose.diagnosis import Diagnosis
 from manifoldid.diagnose.labels import labels_of
 from manifoldid.diagnose.moves import held_coordinates
@@ -65,7 +66,7 @@ def _shortened(texts: list[str]) -> list[str]:
 def _generators(d: Diagnosis) -> list[str]:
     texts = []
     for g in d.generators:
-        note = "" if g.complete or not g.closed_form else "  [leaves the domain in finite time]"
+        note = "" if g.complete or not g.flat_field.has_flow else "  [leaves the domain in finite time]"
         texts.append(f"{g.name}: {g.formula}{note}")
     return _shortened(texts)
 
@@ -76,7 +77,12 @@ def _group(d: Diagnosis) -> str:
     if not d.dim:
         return "mid.Product(), the trivial group: nothing has to be removed"
     text = repr(d.group)
-    return "d.group, made of the generators above" if text.startswith("GeneratedGroup") else "mid." + text
+    if text.startswith("GeneratedGroup"):
+        return "d.group, made of the generators above"
+    tables = [g.flat_field.table.chart for g in d.generators if isinstance(g.flat_field, TableField)]
+    if tables:
+        return f"d.group, a shift of psi(x), psi tabulated on {tables[0].range}"
+    return "mid." + text
 
 
 def _remedy(d: Diagnosis) -> str:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from manifoldid._linalg import pushforward
+from manifoldid.groups._named_blocks import NamedBlocksGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
 from manifoldid.groups.translation import Translation
-from manifoldid.points import Point, Weights, blocks_of, cast_like, flatten, map_blocks
+from manifoldid.points import Point, Weights, blocks_of, cast_like, flatten, map_blocks, part_of_weights
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -104,8 +105,11 @@ class Pointwise(GaugeGroup):
         """See `GaugeGroup.regular_columns`: those of the group in the chart."""
         return [(self, label) for _, label in self.group.regular_columns()]
 
-    def geometry(self, weights: Weights = None) -> "PointwiseGeometry":
-        return PointwiseGeometry(self, weights)
+    def geometry(self, weights: Weights = None) -> "PointwiseGeometry | NamedBlocksGeometry":
+        if not self.block_names:
+            return PointwiseGeometry(self, weights)
+        own = PointwiseGeometry(self, part_of_weights(weights, self.block_names))
+        return NamedBlocksGeometry(own, weights)
 
     def generator_names(self, x: Point) -> list[str]:
         return [f"{name} in the chart" for name in self.group.generator_names(x)]
