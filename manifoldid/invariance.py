@@ -9,8 +9,9 @@ from torch import Tensor
 from manifoldid._linalg import pushforward
 from manifoldid.errors import NotInvariantError
 from manifoldid.groups.base import GaugeGroup
+from manifoldid.groups.finite import Finite
 from manifoldid.groups.orbit import flatten_basis, moved, zero_coordinates
-from manifoldid.points import HALF, OUT_OF_DOMAIN, Point, blocks_of, detached, flatten, map_blocks
+from manifoldid.points import HALF, OUT_OF_DOMAIN, Point, blocks_of, detached, flatten, like_point, map_blocks
 
 _STEP = 0.5  # a shift of half a unit, a scale of 1.65, a rotation by 29 degrees
 _MOST_GENERATORS = 64  # tried one by one; beyond it, random combinations and then the steepest coordinate
@@ -37,7 +38,7 @@ def check_invariance(
     """Checks that `fn(group.act(xi, x)) == fn(x)`: by finite moves of every generator, by random combinations, and by derivatives.
 
     Derivatives are taken at the point and at a moved one, because a function such as mean(x)^2 has none at mean 0. Up to 64
-    generators are tried one by one; larger groups by random combinations.
+    generators are tried one by one; larger groups by random combinations. Of `Finite` groups the maps are tried.
 
     Args:
         fn: A function of one point (all of its batch at once); returns a tensor, a number, or a nest of them.
@@ -56,7 +57,11 @@ def check_invariance(
     """
     point = group.validate(detached(group.validate(point)))
     tolerance = default_tolerance(point) if tolerance is None else tolerance
-    change = largest_change(fn, point, group, generator=generator)
+    change = max(
+        largest_change(fn, point, group, generator=generator),
+        largest_change_of_maps(fn, point, group),
+        key=lambda c: c.relative,
+    )
     if not change.relative <= tolerance:
         raise NotInvariantError(not_invariant("`fn`", change, tolerance, group))
     return change.relative
@@ -108,6 +113,31 @@ def largest_change(
             worst = Change(change, name or _steepest(fn, point, group, xi, names))
     if derivatives:
         worst = max([worst, *_derivative_changes(fn, point, group, names, scale, generator)], key=lambda c: c.relative)
+    return worst
+
+
+def largest_change_of_maps(fn: Callable[[Point], Any], point: Point, group: GaugeGroup) -> Change:
+    """The largest relative change of `fn` over the maps of `Finite` factors; those that lead out of the domain are passed over.
+
+    Args:
+        fn: A function of one point.
+        point: One point, as a member of an ensemble is one.
+        group: Any group.
+    """
+    worst = Change(0.0, "nothing")
+    for factor, of in group.factors():
+        if not isinstance(factor, Finite):
+            continue
+        blocks = blocks_of(point)
+        part = blocks[of] if isinstance(of, str) else like_point({k: blocks[k] for k in of or blocks}, point)
+        with torch.no_grad():
+            base = _outputs(fn(point))
+            for words, image in factor.images_by_map(part):
+                if not bool(torch.isfinite(flatten(image)).all()):
+                    continue
+                image = {of: image} if isinstance(of, str) else blocks_of(image)
+                change = _relative(base, _outputs(fn(like_point({**blocks, **image}, point))), 0.0)
+                worst = max(worst, Change(change, f"map {words}"), key=lambda c: c.relative)
     return worst
 
 

@@ -52,6 +52,34 @@ class Generator:
         return next(iter(blocks_of(x)[name].ndim - ndim for name, ndim in shapes.items()))
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class SymmetryMap:
+    """A finite symmetry as a function of points shaped like the diagnosed one, leading dimensions are batch.
+
+    Its repr is the code that makes it, where the diagnosis is called d.
+
+    Attributes:
+        formula: The map as text.
+        place: Which of `d.discrete` it belongs to.
+        move: The map on flat points (..., n).
+        block: A block of the point ('' for a tensor), and
+        block_ndim: its number of dimensions, which tell a batch.
+    """
+
+    formula: str
+    place: int
+    move: Callable[[Tensor], Tensor]
+    block: str
+    block_ndim: int
+
+    def __call__(self, x: Point) -> Point:
+        ndim = blocks_of(x)[self.block].ndim - self.block_ndim
+        return unflatten(self.move(flatten(x, ndim)), x, ndim)
+
+    def __repr__(self) -> str:
+        return f"d.discrete[{self.place}].map"
+
+
 @dataclass(frozen=True, eq=False)
 class DiscreteSymmetry:
     """A finite move that predictions cannot see and that no flow reaches.

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldid.diagnose.diagnosis import DiscreteSymmetry
+from manifoldid.diagnose.diagnosis import DiscreteSymmetry, SymmetryMap
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.generated import affine_matrices
 from manifoldid.diagnose.labels import Labels
 from manifoldid.diagnose.match_parts import clusters
 from manifoldid.diagnose.moves import relative_change
 from manifoldid.diagnose.probe import Probe
-from manifoldid.points import Point, blocks_of, flatten, unflatten
+from manifoldid.points import blocks_of
 
 _SAME = 1e-9
 _MOST_TRIES = 700
@@ -67,14 +67,8 @@ class Finder:
         if not error <= _SAME or self._known(ends):
             return False
 
-        first_block = next(iter(blocks_of(self.probe.like)))
-        event_ndim = blocks_of(self.probe.like)[first_block].ndim
-
-        def on_points(x: Point) -> Point:
-            ndim = blocks_of(x)[first_block].ndim - event_ndim
-            return unflatten(move(flatten(x, ndim)), x, ndim)
-
-        self.found.append(DiscreteSymmetry(name, text, on_points, error))
+        block, t = next(iter(blocks_of(self.probe.like).items()))
+        self.found.append(DiscreteSymmetry(name, text, SymmetryMap(text, len(self.found), move, block, t.ndim), error))
         self.moves.append(move)
         return True
 

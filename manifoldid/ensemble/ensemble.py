@@ -20,7 +20,7 @@ from manifoldid.inference.names import Names, checked_names, chosen_names, item_
 from manifoldid.inference.pairwise import PairwiseContrasts
 from manifoldid.inference.pools import differences, pools_of, require_pairs
 from manifoldid.inference.quasi_variance import QuasiVariances, quasi_variances
-from manifoldid.invariance import default_tolerance, largest_change
+from manifoldid.invariance import default_tolerance, largest_change, largest_change_of_maps
 from manifoldid.points import (
     Point,
     Weights,
@@ -268,11 +268,12 @@ class Ensemble:
             Its mean, and the spread of one member (not of the mean).
 
         Raises:
-            NotEstimableError: `fn` is not constant on orbits; the message names the generator.
+            NotEstimableError: `fn` is not constant on orbits; the message names the generator, or the map of a `Finite` group.
             ValueError: `fn` returns a matrix, or with `observed` fewer than two members saw all items that it uses.
         """
         fn = as_function(fn, minus, lambda: self.labels(None, block), lambda x: self.block_of(x, block))
         self._check_estimable(fn, "`fn`")
+        self._check_branches(fn, "`fn`")
         aligned = whole(self.aligned)  # `fn` may use any two items
         who = range(len(self)) if self.observed is None else who_saw_enough(fn, aligned, self.observed)
         if len(who) < 2:
@@ -302,18 +303,16 @@ class Ensemble:
             section: Where the differences are taken; needed where they depend on it (a gauge with a scale: the unit).
 
         Raises:
-            NotEstimableError: A difference sees the gauge and no `section` is given.
+            NotEstimableError: A difference sees the gauge, or the branch of a `Finite` group, and no `section` is given.
             ValueError: `block` is needed or unknown, there is no pair, or with `observed` a pair was seen together by fewer than two
                 members.
         """
         pools, labels = self._pools(block), self.labels(None, block)
         require_pairs(pools, len(labels))
         if section is None:
-            self._check_estimable(
-                lambda x: differences(self.block_of(x, block), pools),
-                "the difference of two items",
-                " or say which section=",
-            )
+            fn, who = lambda x: differences(self.block_of(x, block), pools), "the difference of two items"
+            self._check_estimable(fn, who, " or say which section=")
+            self._check_branches(fn, who, ", or say which section= (a function of a point that does)")
         scores = flatten(whole(self.block_of(self.mean(section), block)))
         return PairwiseContrasts(scores, whole(self.covariance(section, block)), labels, pools)
 
@@ -435,6 +434,17 @@ class Ensemble:
                 f"{who} is not constant on the orbits of {self.group}: it changes by {change.relative:.1e} relative under the "
                 f"{change.generator}, so its value says which gauge a member is in; take differences (ratios, distances), or "
                 f"fix a gauge first: mid.Section(group)(x){instead}"
+            )
+
+    def _check_branches(self, fn: Callable[[Point], Any], who: str, instead: str = "") -> None:
+        """The same of the maps of `Finite` groups, whose sections leave points alone."""
+        point = member(whole(self.aligned), 0)
+        change = largest_change_of_maps(fn, point, self.group)
+        if not change.relative <= default_tolerance(point):
+            raise NotEstimableError(
+                f"{who} is not constant on the orbits of {self.group}: it changes by {change.relative:.1e} relative under the "
+                f"{change.generator}, so its value says which gauge a member is in; take a function that the maps leave alone "
+                f"(of what is exchanged the sum, the product, the sorted values){instead}"
             )
 
 

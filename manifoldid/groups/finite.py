@@ -244,6 +244,16 @@ class Finite(_FiniteGroup):
         parts += [f"blocks={self.block_names}"] if self.block_names else []
         return f"Finite({', '.join(parts)})"
 
+    def __str__(self) -> str:
+        """As the repr, with maps by what they do where they say it (those of `diagnose` do)."""
+        return f"Finite({'; '.join(map(_in_words, self.maps))})"
+
+    def images_by_map(self, x: Point) -> list[tuple[str, Point]]:
+        """The image of one point, as a member of an ensemble is one, under each map, and the map in words."""
+        members = map_blocks(lambda t: t[None], x)
+        ndim = self.batch_ndim(members)
+        return [(_in_words(one), map_blocks(lambda t: t[0], self._mapped(one, members, ndim))) for one in self.maps]
+
     def batch_ndim(self, x: Point) -> int:
         """How many leading dimensions are batch: one, as in an ensemble, unless `event_dim` says otherwise."""
         least = min(t.ndim for name, t in blocks_of(x).items() if not self.block_names or name in self.block_names)
@@ -296,6 +306,11 @@ class Finite(_FiniteGroup):
 
 
 _MOST_IMAGES = 500
+
+
+def _in_words(one: Callable[[Point], Point]) -> str:
+    """What a map does, or what it is called."""
+    return getattr(one, "formula", "") or getattr(one, "__name__", "") or repr(one)
 
 
 def _completed(y: Point, x: Point) -> Point:

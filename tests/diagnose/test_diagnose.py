@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from manifoldid.diagnose import NetworkDiagnosis, diagnose
-from manifoldid.groups import Affine, Pointwise, PositiveScaling, Product, Scaling, Shift, Translation
+from manifoldid.groups import Affine, Finite, Pointwise, PositiveScaling, Product, Scaling, Shift, Translation
 from manifoldid.invariance import check_invariance
 
 F64 = torch.float64
@@ -289,6 +289,8 @@ def test_finite_symmetries_are_found_once(predict, point, count):
     assert len(diagnosis.discrete) == count
     for symmetry in diagnosis.discrete:
         moved = symmetry.map(point)
+        assert eval(repr(symmetry.map), {"d": diagnosis}) is symmetry.map
+        assert symmetry.formula in str(Finite(symmetry.map))
         assert torch.allclose(predict(moved), predict(point))
         assert torch.equal(symmetry.map(torch.stack([point, point])), torch.stack([moved, moved]))
         assert not torch.allclose(moved, point)

@@ -17,7 +17,7 @@ from manifoldid.diagnose.nullspace import NullSpaces
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.table import TableChart
 
-pytestmark = pytest.mark.usefixtures("annotations_unchecked")
+pytestmark = pytest.mark.slow
 F64 = torch.float64
 
 

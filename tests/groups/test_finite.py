@@ -93,6 +93,37 @@ def test_the_other_branch_of_a_likelihood_is_aligned():
     torch.testing.assert_close(dist, torch.zeros(()).double(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("product", [False, True], ids=["alone", "factor of a product"])
+def test_a_contrast_that_sees_the_branch_is_refused_with_the_map(product):
+    """x[0] <-> x[1]: which of the two is first says how a member was aligned, their sum does not."""
+    swap = mid.Finite(lambda x: x.flip(-1), event_dim=1)
+    members = torch.tensor([[0.7, 1.9], [1.91, 0.71], [0.69, 1.88]]).double()
+    pick = lambda x: x["pair"] if product else x  # noqa: E731
+    ensemble = mid.Ensemble(
+        {"pair": members, "scores": randn(3, 4)} if product else members,
+        mid.Product(pair=swap, scores=mid.Translation()) if product else swap,
+    )
+    assert float(ensemble.contrast(lambda x: pick(x).sum()).standard_error) < 0.05
+    assert float(ensemble.contrast(lambda x: pick(x).sort().values).standard_error.max()) < 0.05
+    with pytest.raises(mid.NotEstimableError, match=r"not constant on the orbits of .*Finite.* under the map <lambda>"):
+        ensemble.contrast(lambda x: pick(x)[0])
+    block = "pair" if product else None
+    with pytest.raises(mid.NotEstimableError, match=r"the difference of two items.*or say which section="):
+        ensemble.pairwise(block=block)
+    with pytest.raises(mid.NotInvariantError, match="under the map"):
+        mid.check_invariance(
+            lambda x: pick(x)[0], mid.points.map_blocks(lambda t: t[0], ensemble.members), ensemble.group
+        )
+
+
+def test_contrasts_of_matrix_points_see_the_maps_of_whole_members():
+    members = torch.stack([randn(3, 2), -randn(3, 2)])
+    ensemble = mid.Ensemble(members, mid.Finite(torch.neg))
+    assert float(ensemble.contrast(lambda x: x.square().sum()).standard_error) < 1e-12
+    with pytest.raises(mid.NotEstimableError):
+        ensemble.contrast(lambda x: x[0, 0])
+
+
 def test_maps_that_do_not_close_are_refused():
     with pytest.raises(mid.DegeneratePointError, match="do not generate a finite group"):
         mid.Finite(lambda x: x + 1).closest(randn(3), randn(3))
