@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from manifoldid._linalg import derivative_along
-from manifoldid.diagnose.flows import exponential_action, integrate
+from manifoldid.diagnose.flows import exponential_action, integrate, steps_of_series
 from manifoldid.diagnose.functions import BY_NAME, CONSTANT, IDENTITY
 from manifoldid.diagnose.lie_series import EndingSeries, Powers, polynomial
 
@@ -160,8 +160,9 @@ class ClosedField(Field):
         if moved is not None:
             return moved
         if self.is_affine:
-            bound = float(torch.zeros(self.size, dtype=torch.float64).index_add(0, self.rows, self.entries.abs()).max())
-            return exponential_action(self.linear, None if self.constant is None else self.constant.to(x), x, t, bound)
+            shift = None if self.constant is None else self.constant.to(x)
+            steps = steps_of_series(self.rows, self.columns, self.entries, x, t)
+            return exponential_action(self.linear, shift, x, t, steps)
         series = self._series
         return integrate(self, x, t) if series is None else series(x, t)
 

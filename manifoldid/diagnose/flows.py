@@ -10,14 +10,15 @@ from manifoldid.points import concrete
 
 _STAGES = (2, 4, 6, 8, 10, 12)  # steps of the midpoint rule before extrapolation in 1/steps^2 (Gragg, Bulirsch, Stoer)
 _BLIND_STEPS = 8  # where values cannot be looked at
+_BALANCINGS = 30
+_FAR = 1e8  # times which the rest of the series, 1/25!, is still below rounding
 _TERMS = 24  # of the exponential series at norm <= 1: 1/24! is below rounding
 
 
 def exponential_action(
-    apply: Callable[[Tensor], Tensor], shift: Tensor | None, x: Tensor, t: Tensor, bound: float
+    apply: Callable[[Tensor], Tensor], shift: Tensor | None, x: Tensor, t: Tensor, steps: int
 ) -> Tensor:
-    """x(t) of dx/dt = B x + b by Taylor series in steps; B is given by its action `apply`, `bound` bounds its norm."""
-    steps = max(1, int(float(t.detach().abs().max()) * bound + 0.999)) if concrete(t) else _BLIND_STEPS
+    """x(t) of dx/dt = B x + b by Taylor series in steps; B is given by its action `apply`."""
     step = t / steps
     for _ in range(steps):
         term = step * (apply(x) if shift is None else apply(x) + shift)
@@ -27,6 +28,34 @@ def exponential_action(
             total = total + term
         x = total
     return x
+
+
+def steps_of_series(rows: Tensor, columns: Tensor, entries: Tensor, x: Tensor, t: Tensor) -> int:
+    """In how many steps a sparse matrix B moves `x` for time `t` by Taylor series: a norm of t B.
+
+    Coordinates in very different units give rotations large and small entries, and turn no faster for it. So the norm is
+    max_i sum_j |B_ij| d_j / d_i with units d that make it small (Osborne's balancing, 1960), as far as the error of the series in
+    these units is rounding beside where the points go.
+    """
+    if not (concrete(x) and concrete(t)):
+        return _BLIND_STEPS
+    size = x.detach().abs().reshape(-1, x.shape[-1]).amax(0).double()
+    time, d = float(t.detach().abs().max()), torch.ones_like(size)
+
+    def along(index: Tensor, values: Tensor) -> Tensor:
+        return torch.zeros_like(size).index_add(0, index, values)
+
+    sizes = entries.abs().to(size)
+    best = time * float(along(rows, sizes).max())
+    reach = size + time * along(rows, sizes * size[columns])
+    for _ in range(_BALANCINGS if best > _TERMS else 0):
+        scaled = sizes * d[columns] / d[rows]
+        row, column = along(rows, scaled), along(columns, scaled)
+        floor = 1e-6 * row.max()
+        d = d * ((row + floor) / (column + floor)) ** 0.25  # all at once: the square root would overshoot
+        if float((d / reach.clamp_min(1e-300)).max() * (size / d).max()) < _FAR:
+            best = min(best, time * float((along(rows, sizes * d[columns]) / d).max()))
+    return max(1, math.ceil(best))
 
 
 def integrate(

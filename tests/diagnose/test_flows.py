@@ -1,0 +1,31 @@
+"""Flows of linear fields in any units: as accurate, and in as few steps, as in the best ones."""
+
+import pytest
+import torch
+
+from manifoldid.diagnose.fields import ClosedField
+from manifoldid.diagnose.flows import steps_of_series
+
+F64 = torch.float64
+TURN = torch.tensor([[0.0, -1.0, 2.0], [1.0, 0.0, 0.5], [-2.0, -0.5, 0.0]], dtype=F64)
+POINT = torch.tensor([0.3, -1.1, 0.7], dtype=F64)
+
+
+def linear(matrix):
+    rows, columns = matrix.nonzero(as_tuple=True)
+    return ClosedField(len(matrix), None, rows, columns, matrix[rows, columns])
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e3, 1e10])
+def test_units_do_not_decide_how_far_a_rotation_turns_nor_how_long_that_takes(unit):
+    units = torch.tensor([1.0, unit, 1 / unit], dtype=F64)
+    field, time = linear(TURN * units[:, None] / units), torch.tensor(7.0, dtype=F64)
+    moved = field.flow(POINT * units, time) / units
+    torch.testing.assert_close(moved, torch.linalg.matrix_exp(7 * TURN) @ POINT, rtol=1e-12, atol=1e-12)
+    assert steps_of_series(field.rows, field.columns, field.entries, POINT * units, time) <= 7 * TURN.abs().sum(1).max()
+
+
+def test_a_long_chain_is_not_taken_for_a_matter_of_units():
+    chain = torch.diag(torch.full((39,), 1e3, dtype=F64), 1)  # powers far beyond those of one series count
+    moved = linear(chain).flow(torch.ones(40, dtype=F64), torch.ones((), dtype=F64))
+    torch.testing.assert_close(moved, torch.linalg.matrix_exp(chain) @ torch.ones(40, dtype=F64), rtol=1e-12, atol=0)
