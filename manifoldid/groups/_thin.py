@@ -12,17 +12,22 @@ _MOST = 4  # rows read as one
 _PIECE = 1 << 17  # numbers of a piece that is copied to be multiplied: 512 KiB in float32, about a second-level cache
 
 
-def grams(a: Tensor, c: Tensor) -> Tensor:
-    """a'a and a'c side by side (*batch, r, 2 r), for a, c (*batch, n, r).
+def grams(a: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """a'a and a'c, both (*batch, r, r), for a, c (*batch, n, r).
 
     By one product with a and c side by side where that is a copy that stays in the cache.
     """
     (rows, size), batch = a.shape[-2:], a.shape[:-2]
     if a.device.type != "cpu" or rows * size > _PIECE:
-        return torch.cat([a.mT @ a, a.mT @ c], dim=-1)
+        return a.mT @ a, a.mT @ c
     count = _PIECE // max(1, rows * size)
     pairs = zip(*(t.reshape(-1, rows, size).split(count) for t in (a, c)), strict=True)
-    return torch.cat([x.mT @ _beside(x, y) for x, y in pairs]).view(*batch, size, 2 * size)
+    if _transposed(a):
+        products = [x.mT @ torch.cat([x.mT, y.mT], dim=-2).mT for x, y in pairs]
+    else:
+        products = [x.mT @ torch.cat([x, y], dim=-1) for x, y in pairs]
+    both = torch.cat(products).view(*batch, size, 2 * size)
+    return both[..., :size], both[..., size:]
 
 
 def add_product_(y: Tensor, a: Tensor, m: Tensor) -> Tensor:
@@ -48,11 +53,6 @@ def _add(y: Tensor, a: Tensor, b: Tensor) -> None:
 def _transposed(x: Tensor) -> bool:
     """Whether the rank comes first in memory, as in PEFT's lora_A."""
     return x.mT.is_contiguous() and not x.is_contiguous()
-
-
-def _beside(a: Tensor, c: Tensor) -> Tensor:
-    """(*batch, n, 2 r), with the rank first in memory where `a` has it so."""
-    return torch.cat([a.mT, c.mT], dim=-2).mT if _transposed(a) else torch.cat([a, c], dim=-1)
 
 
 def _fold(a: Tensor, b: Tensor) -> int:

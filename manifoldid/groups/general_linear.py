@@ -297,19 +297,16 @@ class GeneralLinearGeometry(Geometry):
         """
         # By Gram matrices and not by singular values: what is solved for has their condition, and a step has to be cheap. A'dA is
         # a difference of two of them: its rounding moves the answer along the orbit, by that of the entries of A.
-        (a, b), (c, d) = self._vectors(x, x), self._vectors(x, y)
-        products, size = torch.stack([grams(a, c), grams(b, d)]), a.shape[-1]
-        squares, cross = products[..., :size], products[..., size:]
-        change = cross - squares
-        right = change[0] - change[1].mT
-        values, axes = _eigen(squares)
+        (a, b), (c, d) = self.group.factors_of(x), self.group.factors_of(y)
+        w_a, w_b = self.group.row_weights(x, self.weights)
+        square_a, cross_a = grams(_weighted(a, w_a), _weighted(c, w_a))
+        square_b, cross_b = grams(_weighted(b, w_b), _weighted(d, w_b))
+        right = cross_a - square_a - (cross_b - square_b).mT
+        values, axes = _eigen(torch.stack([square_a, square_b]))
         left = values[0, ..., :, None] + values[1, ..., None, :]
-        rounding = left[..., -1:, -1:] * (size * torch.finfo(a.dtype).eps)  # eigenvalues are in ascending order
+        rounding = left[..., -1:, -1:] * (a.shape[-1] * torch.finfo(a.dtype).eps)  # eigenvalues are in ascending order
         mixing = axes[0] @ (axes[0].mT @ right @ axes[1] / left.masked_fill(left <= rounding, math.inf)) @ axes[1].mT
-        (first, second), (new_first, new_second) = self.group.factors_of(x), self.group.factors_of(y)
-        return self.group.point_of(
-            add_product_(new_first, first, -mixing), add_product_(new_second, second, mixing.mT), y
-        )
+        return self.group.point_of(add_product_(c, a, -mixing), add_product_(d, b, mixing.mT), y)
 
     def align(self, x: Point, to: Point) -> Point:
         """See `Geometry.align`: with the balance of `to`, rotated to it."""
@@ -360,9 +357,8 @@ def _element(xi: Tensor, size: int) -> Tensor:
 
 
 def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, not negative, and axes of a Gram matrix; entries that are not finite count as 0."""
-    values, axes = torch.linalg.eigh(torch.nan_to_num(gram, 0.0, 0.0, 0.0))
-    return values.clamp_min(0), axes
+    """Eigenvalues in ascending order, those that are 0 up to rounding, and axes of a Gram matrix; not finite entries count as 0."""
+    return torch.linalg.eigh(torch.nan_to_num(gram, 0.0, 0.0, 0.0))
 
 
 def _weighted(x: Tensor, w: Tensor | None) -> Tensor:

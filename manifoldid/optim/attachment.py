@@ -1,7 +1,9 @@
 """The hooks behind `attach`: one object per optimiser, one pass per bucket of equal points."""
 
+import cmath
 import copy
 import gc
+import math
 import operator
 import warnings
 import weakref
@@ -239,7 +241,7 @@ class Attachment:
 
     @staticmethod
     def _cpu_check(form: Canonical, group: GaugeGroup, point: Point, name: str) -> None:
-        if (form.regular is None or bool(form.regular.all())) and bool(torch.isfinite(form.xi.sum())):
+        if (form.regular is None or bool(form.regular.all())) and math.isfinite(form.xi.sum()):
             return  # what is nearly always so, in one pass without memory of its own
         try:
             checked(form, group, point, f"{name} after this step")
@@ -252,7 +254,7 @@ class Attachment:
 
     def _check_finite(self, point: Point, name: str) -> None:
         for t in [point] if isinstance(point, Tensor) else point.values():
-            if t.device.type == "cpu" and bool(torch.isfinite(t.sum())):
+            if t.device.type == "cpu" and cmath.isfinite(t.sum()):
                 continue  # one pass without memory of its own; a sum that overflows says nothing yet
             bad = ~torch.isfinite(torch.view_as_real(t) if t.is_complex() else t).all()
             if t.device.type != "cpu":
