@@ -1,6 +1,7 @@
 """Nonlinear least squares from many starts at once: the method of Levenberg and Marquardt as More's trust region.
 
-All starts take their steps together, so that a model is called a few times with many points instead of very often with one.
+All starts take their steps together, so that a model is called a few times with many points instead of very often with one: that is
+what scipy's `leastsq`, whose algorithm this is, cannot do, and a diagnosis then takes ten times as long.
 """
 
 from collections.abc import Callable

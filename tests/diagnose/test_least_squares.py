@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import scipy
 import torch
 
 from manifoldid.diagnose import diagnose
@@ -27,6 +28,49 @@ def test_minima_are_reached_to_rounding_and_do_not_depend_on_the_other_starts():
     for k in range(3):
         alone = least_squares(lambda u, of, k=k: valley(u, of + k), start[k : k + 1], torch.ones(1, dtype=F64), 60)
         assert torch.allclose(alone, together[k : k + 1], rtol=1e-12)
+
+
+def powell(u):
+    a, b, c, d = u.unbind(-1)
+    return torch.stack([a + 10 * b, 5**0.5 * (c - d), (b - 2 * c).square(), 10**0.5 * (a - d).square()], dim=-1)
+
+
+def helical_valley(u):
+    a, b, c = u.unbind(-1)
+    angle = torch.atan2(b, a) / (2 * math.pi)
+    return torch.stack([10 * (c - 10 * angle), 10 * (torch.hypot(a, b) - 1), c], dim=-1)
+
+
+def badly_scaled(u):
+    a, b = u.unbind(-1)
+    return torch.stack([a - 1e6, b - 2e-6, a * b - 2], dim=-1)
+
+
+def bard(u):  # a minimum where residuals are not zero
+    a, b, c = u.unbind(-1)
+    k = torch.arange(1, 16, dtype=F64)
+    y = torch.tensor([14, 18, 22, 25, 29, 32, 35, 39, 37, 58, 73, 96, 134, 210, 439], dtype=F64) / 100
+    return y - (a[..., None] + k / ((16 - k) * b[..., None] + torch.minimum(k, 16 - k) * c[..., None]))
+
+
+@pytest.mark.parametrize(
+    ("residual", "start"),  # More, Garbow & Hillstrom (1981): problems 13, 7, 4 and 8, with their starts
+    [
+        (powell, [3.0, -1.0, 0.0, 1.0]),
+        (helical_valley, [-1.0, 0.0, 0.0]),
+        (badly_scaled, [1.0, 1.0]),
+        (bard, [1.0, 1.0, 1.0]),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_sums_of_squares_are_as_small_as_those_of_minpack(residual, start):
+    start = torch.tensor(start, dtype=F64)
+    found = least_squares(lambda u, of: residual(u), start[None], torch.ones(1, dtype=F64), 100)[0]
+    u = scipy.optimize.leastsq(  # all of the output: no warning when it goes on to nothing at all
+        lambda u: residual(torch.from_numpy(u)).numpy(), start.numpy(), xtol=1e-13, ftol=1e-13, full_output=True
+    )[0]
+    ours, theirs = (float(residual(v).square().sum()) for v in (found, torch.from_numpy(u)))
+    assert ours <= theirs * (1 + 1e-9) + 1e-16  # rounding of residuals of size 1e-8
 
 
 def together(x):
