@@ -22,7 +22,8 @@ class Generator:
         name: Short name.
         formula: The velocity of each coordinate, as text.
         flow_error: Largest relative change of predictions along the flow, over finite moves at random points.
-        complete: Whether the flow exists for all times that were tried; if not, there is a field but no group.
+        complete: Whether the flow exists for all times that were tried; if not, there is a field but no group. Long times are not
+            tried of fields without a formula, which are not called complete.
         closed_form: Whether the field is a formula, the same at every point; if not, it is a table of one function that is the same
             at every point, or is computed from the null space at x: the formula says which.
     """

@@ -7,6 +7,7 @@ predictions cannot see; a family only has to evaluate its fields at a point and 
 import itertools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -174,11 +175,12 @@ class Polynomials(Family):
         return self.size * len(self._exponents())
 
     def evaluate(self, x: Tensor) -> Tensor:
-        features = torch.cat([x, torch.log(x.abs())]) if self.logs else x
-        values = torch.stack(
-            [features[list(chosen)].prod() if chosen else x.new_ones(()) for chosen in self._exponents()]
-        )
+        values = _products(torch.cat([x, torch.log(x.abs())]) if self.logs else x, self._places)
         return torch.kron(torch.eye(self.size, dtype=x.dtype), values[None])
+
+    @cached_property
+    def _places(self) -> Tensor:
+        return _padded(self._exponents(), self.size * (2 if self.logs else 1))
 
     def field(self, coefficients: Tensor) -> ClosedField:
         exponents = self._exponents()
@@ -240,12 +242,17 @@ class LogLinear(Family):
         return len(self._members())
 
     def evaluate(self, x: Tensor) -> Tensor:
-        members = self._members()
-        logs = torch.log(x.abs())
-        out = torch.zeros(self.size, len(members), dtype=x.dtype)
-        for k, (i, powers, log) in enumerate(members):
-            out[i, k] = x[list(powers)].prod() * logs[list(log)].prod()
+        rows, places = self._table
+        out = torch.zeros(self.size, len(rows), dtype=x.dtype)
+        out[rows, torch.arange(len(rows))] = _products(torch.cat([x, torch.log(x.abs())]), places)
         return out
+
+    @cached_property
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """The row of each member, and the places of its factors in (x, log|x|)."""
+        members = self._members()
+        factors = [(*powers, *(self.size + j for j in log)) for _, powers, log in members]
+        return torch.tensor([i for i, _, _ in members]), _padded(factors, 2 * self.size)
 
     def field(self, coefficients: Tensor) -> ClosedField:
         from manifoldid.diagnose.fields import combined
@@ -258,6 +265,16 @@ class LogLinear(Family):
             weights.append(c)
             parts.append(_term(self.size, i, counted, tuple((j, 1) for j in log)))
         return combined(parts, weights) if parts else ClosedField(self.size)
+
+
+def _padded(chosen: list[tuple[int, ...]], size: int) -> Tensor:
+    """Places of factors (m, degree); `size`, the place of a 1, where there are fewer."""
+    degree = max(map(len, chosen))
+    return torch.tensor([[*own, *[size] * (degree - len(own))] for own in chosen], dtype=torch.long)
+
+
+def _products(features: Tensor, places: Tensor) -> Tensor:
+    return torch.cat([features, features.new_ones(1)])[places].prod(1)
 
 
 def _term(size: int, row: int, powers: tuple[tuple[int, int], ...], logs: tuple[tuple[int, int], ...]) -> ClosedField:

@@ -67,11 +67,13 @@ def finite_moves(probe: Probe, field: Field, points: list[Tensor]) -> tuple[floa
         points: Flat points.
 
     Returns:
-        The largest relative change of predictions over short moves, and whether long moves exist and change nothing either.
+        The largest relative change of predictions over short moves, and whether long moves exist and change nothing either; they
+        are not tried where there is no formula, nor is a second point: every step takes null spaces, and there is no group anyway.
     """
     if not field.has_flow and probe.size > _INTEGRATED:
         return straight_move(probe, field, points[-1]), False
-    error, complete = 0.0, True
+    error, complete = 0.0, field.closed_form
+    points = points if field.closed_form else points[:1]
     alone = isinstance(field, ClosedField) and field.lone_coordinate() is not None
     for x in points:
         before, unit = probe.values(x), natural_time(field, x)
