@@ -72,6 +72,18 @@ class Finder:
         self.moves.append(move)
         return True
 
+    def offer_all(self, candidates: Iterable[tuple[str, str, Move]]) -> None:
+        """Offers those of many moves, each with name and text, that predictions do not see at the first point."""
+        chosen = list(itertools.islice(candidates, _MOST_TRIES))
+        if not chosen:
+            return
+        before = self.before[0]
+        after = self.probe.many_values(torch.stack([move(self.points[0]) for _, _, move in chosen]))
+        changes = (after - before).abs().amax(1) / before.abs().max().clamp_min(1e-300)
+        for candidate, change in zip(chosen, changes.tolist(), strict=True):
+            if change <= _SAME:
+                self.offer(*candidate)
+
     def allows(self, x: Tensor, y: Tensor) -> bool:
         """Whether y stays in the domain: it does not when all that changes sign are numbers that `sample` only draws positive."""
         turned = torch.sign(y) != torch.sign(x)

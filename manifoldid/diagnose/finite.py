@@ -38,10 +38,9 @@ def find_discrete(
     positive = (drawn > 0).all(0) if probe.sampled else torch.zeros(probe.size, dtype=torch.bool)
     finder = Finder(probe, fields, points[:2], labels, positive)
     units = _units(probe, points[0])
-    for name, text, move in itertools.chain(
-        _signs(probe, units, labels), _exchanges(probe, units, labels), _elementwise(probe)
-    ):
-        finder.offer(name, text, move)
+    finder.offer_all(
+        itertools.chain(_signs(probe, units, labels), _exchanges(probe, units, labels), _elementwise(probe))
+    )
     _offer_turns(finder)
     starts = second_solutions(finder, bases) if bases else 0
     return tuple(finder.found), starts

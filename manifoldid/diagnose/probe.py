@@ -99,10 +99,10 @@ class Probe:
     def vectorised(self) -> bool:
         """Whether `predict` can be called with many points at once, by vmap; not where it looks at its values."""
         try:
-            both = self._together(torch.stack([self.point, self.draw()]))
+            twice = self._together(torch.stack([self.point, self.point]))
         except Exception:  # whatever `predict` raises when it meets a batch
             return False
-        return both.shape[1] == len(self.outputs) and torch.allclose(both[0], self.outputs, rtol=1e-9)
+        return twice.shape == (2, len(self.outputs)) and torch.allclose(twice, self.outputs, rtol=1e-9)
 
     def many_values(self, points: Tensor) -> Tensor:
         """Predictions (m, p) at flat points (m, n), without gradient; nan where `predict` refuses a point."""
