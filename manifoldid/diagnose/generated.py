@@ -22,8 +22,9 @@ _SAME = 1e-9
 class GeneratedGroup(GaugeGroup):
     """The group that complete vector fields generate.
 
-    Coordinates: of affine fields exponential, act(xi, x) = exp(sum xi_k X_k) x; of others the flows one after the other, the
-    first field first. Only the coordinates near 0 matter to the rest of the library.
+    Coordinates: of affine fields exponential, act(xi, x) = exp(M) x, M = sum xi_k X_k; of linear ones that are closed under
+    transposition exp(P) exp(M - P) x with P the symmetric part of M, which reaches all of the group where exp(M) does not (GL, Sp);
+    of others the flows one after the other, the first field first.
 
     Canonical: the representative where |y|^2 / 2 less the logarithm of the factor by which the move multiplies volumes is least.
     So scalings end at root mean square 1, where least norm alone would lead to 0, and moves that keep volumes at the least norm.
@@ -72,8 +73,14 @@ class GeneratedGroup(GaugeGroup):
     def _moved(self, xi: Tensor, flat: Tensor, backwards: bool = False) -> Tensor:
         if self._matrices is not None:
             matrix = torch.einsum("...k,kab->...ab", xi, self._matrices.to(flat))
-            extended = torch.cat([flat, torch.ones_like(flat[..., :1])], dim=-1)
-            return (torch.linalg.matrix_exp(matrix) @ extended.unsqueeze(-1))[..., :-1, 0]
+            extended = torch.cat([flat, torch.ones_like(flat[..., :1])], dim=-1).unsqueeze(-1)
+            factors = [matrix]
+            if self._acts.polar:
+                stretch = 0.5 * (matrix + matrix.mT)
+                factors = [stretch, matrix - stretch] if backwards else [matrix - stretch, stretch]
+            for factor in factors:
+                extended = torch.linalg.matrix_exp(factor) @ extended
+            return extended[..., :-1, 0]
         for k in reversed(range(self.dim)) if backwards else range(self.dim):
             flat = self.generators[k].flow(flat, xi[..., k : k + 1])
         return flat
@@ -92,7 +99,10 @@ class GeneratedGroup(GaugeGroup):
         return torch.stack([generator(flat) for generator in self.generators], dim=-2)
 
     def accelerations(self, flat: Tensor, velocities: Tensor) -> Tensor:
-        """Second derivatives of exp(sum xi_k X_k) x by xi at 0, shape (*batch, dim, dim, N)."""
+        """Second derivatives of exp(sum xi_k X_k) x by xi at 0, shape (*batch, dim, dim, N).
+
+        Those of other coordinates differ by velocities, along which nothing changes where something is least.
+        """
         at = flat.unsqueeze(-2).expand_as(velocities)
         rows = [
             f.linear(velocities) if isinstance(f, ClosedField) and f.is_affine else pushforward(f, at, velocities)
@@ -187,6 +197,7 @@ class _Acts:
         straight: Whether points move along straight lines in xi: any squared distance is a parabola.
         convex: Whether norm and volume are convex along the moves, so that nothing has to decide between representatives.
         reductive: Whether they are convex up to rotations (Kempf and Ness): the linear parts are closed under transposition.
+        polar: Whether moves are a turn and then a stretch: of linear fields that are reductive, not all of them turns or stretches.
     """
 
     matrices: Tensor | None
@@ -194,24 +205,28 @@ class _Acts:
     straight: bool
     convex: bool
     reductive: bool
+    polar: bool
 
     @staticmethod
     def of(fields: Sequence[Field]) -> "_Acts":
         matrices = affine_matrices(fields)
         if matrices is None:
-            return _Acts(None, len(fields) == 1, False, False, False)
+            return _Acts(None, len(fields) == 1, False, False, False, False)
         products = torch.einsum("iab,jbc->ijac", matrices, matrices)
         abelian = float((products - products.transpose(0, 1)).abs().max()) < _NOTHING
         straight = float(products.abs().max()) < _NOTHING
         separate = all(isinstance(f, ClosedField) and f.separate_terms() is not None for f in fields)
         linear = matrices[:, :-1, :-1]
         symmetric = float((linear - linear.mT).abs().max()) < _NOTHING
+        turns = float((linear + linear.mT).abs().max()) < _NOTHING
+        reductive = _closed_under_transposition(linear.flatten(1), linear.mT.flatten(1))
         return _Acts(
             matrices=None if separate and abelian else matrices,
             additive=abelian or len(fields) == 1,
             straight=straight,
             convex=straight or symmetric,
-            reductive=_closed_under_transposition(linear.flatten(1), linear.mT.flatten(1)),
+            reductive=reductive,
+            polar=reductive and not (abelian or symmetric or turns or bool(matrices[:, :-1, -1].any())),
         )
 
 
