@@ -349,14 +349,19 @@ def _brackets(fields: list[Field], x: Tensor) -> Tensor:
 def _affine_bracket(first: ClosedField, second: ClosedField) -> ClosedField:
     """[A x + a, B x + b] = (B A - A B) x + B a - A b."""
     zero = torch.zeros(first.size, dtype=torch.float64)
-    a, b = (f.constant if f.constant is not None else zero for f in (first, second))
-    constant = second.linear(a) - first.linear(b)
+    a, b = ((f.constant if f.constant is not None else zero).numpy() for f in (first, second))
     left, right = (_sparse(f) for f in (first, second))
+    # differences of two terms, which are rounding where they are small beside the terms
+    forth, back = right @ a, left @ b
+    constant = torch.from_numpy(
+        np.where(np.abs(forth - back) > 1e-12 * (abs(right) @ abs(a) + abs(left) @ abs(b)), forth - back, 0.0)
+    )
+    terms = abs(right) @ abs(left) + abs(left) @ abs(right)
     matrix = (right @ left - left @ right).tocoo()
-    keep = np.abs(matrix.data) > 1e-12
+    keep = np.abs(matrix.data) > 1e-12 * np.asarray(terms[matrix.row, matrix.col]).reshape(-1)
     return ClosedField(
         first.size,
-        constant if bool((constant.abs() > 1e-12).any()) else None,
+        constant if bool((constant != 0).any()) else None,
         torch.from_numpy(matrix.row[keep].astype(np.int64)),
         torch.from_numpy(matrix.col[keep].astype(np.int64)),
         torch.from_numpy(matrix.data[keep]),

@@ -1,8 +1,10 @@
 """Structure constants of the fields that were found, and the name of the algebra they span."""
 
 import math
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from manifoldid.diagnose.classify import Overlap, name_algebra
 from manifoldid.diagnose.compact import compact_combinations
@@ -33,7 +35,26 @@ def name_of(search: Search, algebra: Algebra, closed: bool, dim: int) -> str:
     moved = [
         f.moved_rows() if isinstance(f, ClosedField) else torch.ones(size, dtype=torch.bool) for f in search.fields
     ]
-    return name_algebra(algebra.constants, compact_combinations(search.fields), Overlap(torch.stack(moved)))
+    lengths = _lengths(search)  # constants and matrices of one size, whatever the units of the coordinates
+    constants = algebra.constants * lengths / (lengths[:, None, None] * lengths[:, None])
+    fields = [_in_units(f, search.nulls.scale, float(s)) for f, s in zip(search.fields, lengths, strict=True)]
+    return name_algebra(constants, compact_combinations(fields), Overlap(torch.stack(moved)))
+
+
+def _lengths(search: Search) -> Tensor:
+    """Root mean squares of the fields at probe points, in scaled coordinates."""
+    scale = search.nulls.scale
+    values = [torch.stack([f(p.x) for f in search.fields]) / scale for p in search.nulls.regular(3)]
+    return torch.cat(values, dim=1).square().mean(1).sqrt().clamp_min(1e-300)
+
+
+def _in_units(field: Field, scale: Tensor, length: float) -> Field:
+    """An affine field divided by its length, in scaled coordinates; others as they are."""
+    if not isinstance(field, ClosedField) or not field.is_affine:
+        return field
+    entries = field.entries * scale[field.columns] / (scale[field.rows] * length)
+    constant = None if field.constant is None else field.constant / (scale * length)
+    return replace(field, constant=constant, entries=entries)
 
 
 def name_of_many(search: Search, group: GaugeGroup | None, dim: int) -> str:
