@@ -19,7 +19,7 @@ from manifoldid.diagnose.invariants import invariants
 from manifoldid.diagnose.labels import Labels, labels_of
 from manifoldid.diagnose.large import add_large_projections, search_large
 from manifoldid.diagnose.match import match_group
-from manifoldid.diagnose.moves import finite_moves, relative_change, straight_move
+from manifoldid.diagnose.moves import Moves, finite_moves, relative_change, straight_move
 from manifoldid.diagnose.naming import MOST_BRACKETS, name_of, name_of_many, structure_of
 from manifoldid.diagnose.networks import NetworkDiagnosis, diagnose_network
 from manifoldid.diagnose.notes import BLIND, notes_of
@@ -36,6 +36,7 @@ _MOVES = 1e-6  # relative change under a finite move that shows that a null dire
 _JUMPS = 1e-3  # the same of a field that is itself only as good as the null spaces it was made from
 _MOST_INTEGRATED = 2  # unnamed fields whose flows are integrated, a null space at every step (in float64: rounding halves steps for ever)
 _BUT_UNKNOWN = "every parameter, apart from the directions in the note"
+_REACH, _SHORT_REACH = 0.3, 1e-3  # moves by which a proposed group is tested; short where predictions jump
 _DRAWS = 20  # random points at which a model without derivatives is watched
 
 
@@ -172,30 +173,32 @@ def _generators(
     unnamed = sum(not f.has_flow for f in fields)
     for field in fields:
         if not field.has_flow and (unnamed > _MOST_INTEGRATED or not probe.exact):
-            error, complete = straight_move(probe, field, points[0]), False
+            moves = Moves(straight_move(probe, field, points[0]), False)
         else:
-            error, complete = together or finite_moves(probe, field, points)
+            moves = together or finite_moves(probe, field, points)
         if isinstance(field, TableField):
-            complete = field.table.complete
+            moves = moves._replace(complete=field.table.complete)
         text = formula(field, labels)
-        if error > (_MOVES if field.has_flow and probe.exact else _JUMPS):
+        if moves.error > (_MOVES if field.has_flow and probe.exact else _JUMPS):
             lost.append(text)
             continue
         kept.append(field)
         name = f"X{len(kept)}"
-        generators.append(Generator(name, text, error, complete, field.closed_form, field, probe.like))
+        generators.append(
+            Generator(name, text, moves.error, moves.complete, field.closed_form, field, probe.like, moves.jump)
+        )
     fields[:] = kept
     return generators, lost
 
 
-def _moved_together(probe: Probe, fields: list[Field], x: torch.Tensor) -> tuple[float, bool] | None:
+def _moved_together(probe: Probe, fields: list[Field], x: torch.Tensor) -> Moves | None:
     """Finite moves along a random combination of many affine fields, in place of each; None if they do not all pass."""
     affine = [f for f in fields if isinstance(f, ClosedField) and f.is_affine]
     if len(fields) <= MOST_BRACKETS or len(affine) < len(fields):
         return None
     weights = torch.randn(len(fields), generator=probe.generator, dtype=torch.float64) / len(fields) ** 0.5
-    error, complete = finite_moves(probe, combined(affine, weights.tolist()), [x])
-    return (error, complete) if error <= _MOVES and complete else None
+    moves = finite_moves(probe, combined(affine, weights.tolist()), [x])
+    return moves if moves.error <= _MOVES and moves.complete else None
 
 
 def _assembled(
@@ -218,7 +221,8 @@ def _assembled(
     whole = (closed or many or one_flow) and all(g.complete and g.flat_field.has_flow for g in generators)
     stages.begin("the group")
     nothing = not fields and unknown > 0  # neither a gauge nor the certainty that there is none
-    group = match_group(probe, fields, formulas, points) if (whole or not dim) and not nothing else None
+    reach = _SHORT_REACH if any(g.jump for g in generators) else _REACH
+    group = match_group(probe, fields, formulas, points, reach) if (whole or not dim) and not nothing else None
     algebra_name = name_of_many(search, group, dim) if many else name_of(search, algebra, closed, dim)
     closed = closed or (many and (group is not None or not algebra_name.startswith("unknown")))
     small = probe.size <= _LARGE

@@ -26,6 +26,8 @@ class Generator:
             tried of fields without a formula, which are not called complete.
         closed_form: Whether the field is a formula, the same at every point; if not, it is a table of one function that is the same
             at every point, or is computed from the null space at x: the formula says which.
+        jump: Largest relative jump of predictions across a branch cut (of an angle, of the sign of a root) along the flow; 0 if they
+            do not jump. The jump is no part of `flow_error`.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Generator:
     closed_form: bool
     flat_field: Field = field(repr=False)
     like: Point = field(repr=False)
+    jump: float = 0.0
 
     def field(self, x: Point) -> Point:
         """The velocity at a point shaped like the diagnosed one, leading dimensions are batch."""

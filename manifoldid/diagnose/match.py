@@ -16,7 +16,7 @@ from manifoldid.diagnose.chart import TableField
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.generated import GeneratedGroup
 from manifoldid.diagnose.match_parts import group_on_parts
-from manifoldid.diagnose.match_pointwise import pointwise_group, tabulated_group
+from manifoldid.diagnose.match_pointwise import logarithmic_group, pointwise_group, tabulated_group
 from manifoldid.diagnose.moves import relative_change
 from manifoldid.diagnose.probe import Probe
 from manifoldid.groups import GaugeGroup, Product, Shift
@@ -30,7 +30,9 @@ _MOST_GENERATORS = 80  # of a group made of fields
 _MOST_COMPARED = 4000
 
 
-def match_group(probe: Probe, fields: list[Field], formulas: list[str], points: list[Tensor]) -> GaugeGroup | None:
+def match_group(
+    probe: Probe, fields: list[Field], formulas: list[str], points: list[Tensor], reach: float = 0.3
+) -> GaugeGroup | None:
     """The group of complete fields that close under the bracket.
 
     Args:
@@ -38,13 +40,14 @@ def match_group(probe: Probe, fields: list[Field], formulas: list[str], points: 
         fields: The fields.
         formulas: What they are, as text.
         points: Flat generic points.
+        reach: Size of the coordinates of finite moves by which a proposal is tested.
 
     Returns:
         A group of the catalogue if one has the same orbits, otherwise a `GeneratedGroup`; None if no group acts.
     """
     if not fields:
         return Product()
-    matcher = _Matcher(probe, fields, points[:2])
+    matcher = _Matcher(probe, fields, points[:2], reach)
     if isinstance(fields[0], TableField):
         tabulated = tabulated_group(fields[0], probe.like)
         return tabulated if tabulated is not None and matcher.same(tabulated) else None
@@ -61,8 +64,8 @@ def match_group(probe: Probe, fields: list[Field], formulas: list[str], points: 
 class _Matcher:
     """Compares proposed groups with the fields."""
 
-    def __init__(self, probe: Probe, fields: list[Field], points: list[Tensor]):
-        self.probe, self.fields, self.points = probe, fields, points
+    def __init__(self, probe: Probe, fields: list[Field], points: list[Tensor], reach: float):
+        self.probe, self.fields, self.points, self.reach = probe, fields, points, reach
         self.like = probe.like
         self.spans = [self._orthonormal(torch.stack([f(x) for f in fields], dim=1)) for x in points]
         self.rank = max(span.shape[1] for span in self.spans)
@@ -123,7 +126,7 @@ class _Matcher:
         for x in self.points:
             point, before = unflatten(x, self.like), self.probe.values(x)
             shape = zero_coordinates(group, point).shape
-            xi = 0.3 * torch.randn(shape, generator=self.probe.generator, dtype=torch.float64)
+            xi = self.reach * torch.randn(shape, generator=self.probe.generator, dtype=torch.float64)
             after = self.probe.values(_flat(moved(group, xi, point), self.like))
             if not relative_change(before, after) < 1e-7:
                 return False
@@ -148,6 +151,9 @@ class _Matcher:
         yield from self._products(self.like)
         if len(self.constants) == len(self.fields):
             yield Shift([self._direction(c) for c in self.constants])
+        if len(self.diagonals) == len(self.fields) <= _MOST_GENERATORS:
+            logarithmic = logarithmic_group(self.diagonals, blocks_of(self.like), self.positive)
+            yield from () if logarithmic is None else (logarithmic,)
 
     def _products(self, like: Point) -> Iterator[GaugeGroup]:
         """A product of factors on disjoint blocks."""
@@ -188,13 +194,15 @@ class _Matcher:
         if t.ndim != 1:  # every row is a point
             yield from itertools.chain(_made("Affine"), _made("Translation"), _made(scaling))
             return
-        yield from _made("Affine")
+        if t.shape[0] > 2:  # of fewer items Affine leaves nothing
+            yield from _made("Affine")
         yield from _made("Translation")
         yield from _made(scaling)
         for labels in self._partitions(name):
             if int(labels.max()) > 0:
-                yield from _made("Affine", labels)
-                yield from _made("Affine", labels, common_scale=True)
+                if int(labels.bincount().min()) > 2:
+                    yield from _made("Affine", labels)
+                    yield from _made("Affine", labels, common_scale=True)
                 yield from _made("Translation", labels)
                 yield from _made(scaling, labels)
 

@@ -41,6 +41,26 @@ _CHARTS: dict[str, Chart] = {
 }
 
 
+@dataclass(frozen=True, repr=False)
+class OnBlocks:
+    """A function of tensors on some blocks of a dict.
+
+    Attributes:
+        function: The function.
+        names: The blocks.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    names: tuple[str, ...]
+
+    def __call__(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The function of these blocks alone."""
+        return {name: self.function(x[name]) for name in self.names}
+
+    def __repr__(self) -> str:
+        return f"<{self.function.__name__} of {', '.join(self.names)}>"
+
+
 @dataclass(frozen=True)
 class PolynomialChart:
     """An increasing polynomial psi(x) = c_0 + c_1 x + ..., of odd degree, and its inverse.
@@ -140,6 +160,22 @@ def tabulated_group(field: TableField, like: Point) -> GaugeGroup | None:
     else:
         inside, chart = Shift([{name: factors[name] for name in moving}]), chart.on(moving)
     return Pointwise(chart, chart.inverse, inside)
+
+
+def logarithmic_group(diagonals: list[Tensor], like: dict[str, Tensor], positive: dict[str, bool]) -> GaugeGroup | None:
+    """Scalings by powers of common factors, as shifts of logarithms of the blocks that they move; None if some are not positive.
+
+    Args:
+        diagonals: The exponents (n,) of each scaling.
+        like: A point, for the shapes of its blocks.
+        positive: Blocks that are positive at all points.
+    """
+    exponents = [blocks_of(unflatten(d, like)) for d in diagonals]
+    names = tuple(name for name in like if any(bool(e[name].any()) for e in exponents))
+    if not names or not all(positive[name] and not like[name].is_complex() for name in names):
+        return None
+    directions = [{name: e[name] for name in names} for e in exponents]
+    return Pointwise(OnBlocks(torch.log, names), OnBlocks(torch.exp, names), Shift(directions))
 
 
 def _of_one_function(fields: list[Field]) -> tuple[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,10 @@ _SHORT = (0.2, -0.2, 0.5)  # in units of the time in which the field moves a poi
 _LONG = (4.0, -4.0)  # in units of the time in which the velocity changes by its own size
 _INTEGRATED = 300  # coordinates beyond which fields without a formula are not integrated
 _STRAIGHT = 1e-5  # of the size of a point: the cube of it and rounding over it are both below 1e-9
+_CHANGED = 1e-3  # relative change of predictions after a move that is no rounding
+_STILL = 1e-6  # the same of one that is
+_HALVINGS = 40  # of the time in which predictions change: what changes by so much in no time jumps
+_MOST_DERIVATIVES = 4_000_000
 _FAR = 1e8  # how many times its size a point may grow before overflow is nobody's fault
 
 
@@ -58,7 +63,18 @@ def held_coordinates(fields: Sequence[Field], x: Tensor) -> list[int]:
     return held
 
 
-def finite_moves(probe: Probe, field: Field, points: list[Tensor]) -> tuple[float, bool]:
+class Moves(NamedTuple):
+    """What finite moves along a field showed."""
+
+    error: float
+    """The largest relative change of predictions over short moves, jumps left out."""
+    complete: bool
+    """Whether long moves exist and change nothing either."""
+    jump: float = 0.0
+    """The largest relative jump of predictions across a branch cut on the way; 0 if there is none."""
+
+
+def finite_moves(probe: Probe, field: Field, points: list[Tensor]) -> Moves:
     """Moves points along the flow of a field.
 
     Args:
@@ -67,25 +83,53 @@ def finite_moves(probe: Probe, field: Field, points: list[Tensor]) -> tuple[floa
         points: Flat points.
 
     Returns:
-        The largest relative change of predictions over short moves, and whether long moves exist and change nothing either; they
-        are not tried where there is no formula, nor is a second point: every step takes null spaces, and there is no group anyway.
+        What they show. Long moves are not tried where there is neither formula nor table, nor is a second point: every step takes
+        null spaces, and there is no group anyway.
     """
     if not field.has_flow and probe.size > _INTEGRATED:
-        return straight_move(probe, field, points[-1]), False
-    error, complete = 0.0, field.closed_form
-    points = points if field.closed_form else points[:1]
+        return Moves(straight_move(probe, field, points[-1]), False)
+    error, complete, jump = 0.0, field.has_flow, 0.0
+    points = points if field.has_flow else points[:1]
     alone = isinstance(field, ClosedField) and field.lone_coordinate() is not None
     for x in points:
         before, unit = probe.values(x), natural_time(field, x)
         for time in _SHORT:
-            error = max(error, _shortened_move(probe, field, x, before, unit * time))
+            change, jumped = _shortened_move(probe, field, x, before, unit * time)
+            error, jump = max(error, change), max(jump, jumped)
         long = turning_time(field, x) if complete else 0.0
         for time in _LONG if complete else ():
             change = _long_move(probe, field, x, before, long * time)
-            complete = complete and change < 1e-3
+            if _CHANGED <= change < math.inf and jumps(probe, field, x, before, long * time):
+                jump = max(jump, change)
+                continue
+            complete = complete and change < _CHANGED
             if alone and math.isfinite(change):  # such a flow cannot leave a domain: a threshold in `predict`
                 error = max(error, change)
-    return error, complete
+    return Moves(error, complete, jump)
+
+
+def jumps(probe: Probe, field: Field, x: Tensor, before: Tensor, time: float) -> bool:
+    """Whether predictions change along a flow by jumps alone, as across a branch cut of an angle or the sign of a root.
+
+    The outputs that change depend on what moves, and their derivatives along the field cancel. A threshold or rounding jumps,
+    too, but has no derivatives to cancel.
+    """
+    jacobian = probe.full_jacobian(x, _MOST_DERIVATIVES)
+    if jacobian is None or len(jacobian) != len(before):  # too large, or constant
+        return False
+
+    def change(t: float) -> Tensor:
+        return (probe.values(field.flow(x, torch.tensor(t, dtype=x.dtype))) - before).abs() / before.abs().max()
+
+    start, end = 0.0, time
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (start + end)
+        start, end = (middle, end) if float(change(middle).max()) < _CHANGED else (start, middle)
+    changed = change(end) > _CHANGED
+    if not bool(changed.any()) or float(change(start).max()) > _STILL:
+        return False
+    depends = jacobian.abs() @ field(x).abs()
+    return bool((depends[changed] > _STILL * depends.max()).all())
 
 
 def straight_move(probe: Probe, field: Field, x: Tensor) -> float:
@@ -110,13 +154,16 @@ def _long_move(probe: Probe, field: Field, x: Tensor, before: Tensor, time: floa
     return 0.0
 
 
-def _shortened_move(probe: Probe, field: Field, x: Tensor, before: Tensor, time: float) -> float:
-    """The change after a move, halved until the move stays in the domain."""
+def _shortened_move(probe: Probe, field: Field, x: Tensor, before: Tensor, time: float) -> tuple[float, float]:
+    """The change after a move, halved until it stays in the domain and crosses no branch cut, and the jump across that."""
+    jump = 0.0
     for _ in range(12):
         moved = field.flow(x, torch.tensor(time, dtype=x.dtype))
         if bool(torch.isfinite(moved).all()):
             change = relative_change(before, probe.values(moved))
-            if math.isfinite(change):
-                return change
+            if _CHANGED <= change < math.inf and jumps(probe, field, x, before, time):
+                jump = max(jump, change)
+            elif math.isfinite(change):
+                return change, jump
         time /= 2
-    return math.inf
+    return math.inf, jump

@@ -32,6 +32,7 @@ def notes_of(probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain:
         "" if certain else _UNCERTAIN,
         _unnamed(d, closed),
         _INCOMPLETE if any(g.closed_form and not g.complete for g in d.generators) else "",
+        _jumping(d),
     ]
     return tuple(note for note in found if note)
 
@@ -44,6 +45,17 @@ BLIND = (
     "the derivative of `predict` is zero everywhere, and its values still change: it compares, rounds, detaches, or leaves torch "
     "(numpy, float(), .item()); return what the decisions are made from (probabilities, margins), and keep the graph"
 )
+
+
+def _jumping(d: Diagnosis) -> str:
+    jumping = [g for g in d.generators if g.jump]
+    if not jumping:
+        return ""
+    return (
+        f"predictions jump along {', '.join(g.name for g in jumping[:4])}, by {max(g.jump for g in jumping):.2g} times the largest, and stay "
+        "the same between the jumps: a branch cut of `predict` (atan2, angle, a remainder, the sign of a root), not an end of the domain; "
+        "return what has none (cosine and sine of the angle, squares), or `attach` and `check_invariance` may refuse the group"
+    )
 
 
 def _of_a_table(table: Table, d: Diagnosis) -> str:

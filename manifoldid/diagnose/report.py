@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from manifoldid.diagnose.chart import TableField
 from manifoldid.diagnose.diagnosis import Diagnosis
 from manifoldid.diagnose.labels import labels_of
+from manifoldid.diagnose.match_pointwise import OnBlocks
 from manifoldid.diagnose.moves import held_coordinates
+from manifoldid.groups import Pointwise
 from manifoldid.points import flatten
 
 _WIDTH = 100
@@ -78,7 +80,9 @@ def _group(d: Diagnosis) -> str:
         return "mid.Product(), the trivial group: nothing has to be removed"
     text = repr(d.group)
     if text.startswith("GeneratedGroup"):
-        return "d.group, made of the generators above"
+        return "d.group, made of the generators above (the catalogue has none with these orbits)"
+    if isinstance(d.group, Pointwise) and isinstance(d.group.forward, OnBlocks):
+        return f"d.group, a shift of the logarithms of {', '.join(d.group.forward.names)}"
     tables = [g.flat_field.table.chart for g in d.generators if isinstance(g.flat_field, TableField)]
     if tables:
         return f"d.group, a shift of psi(x), psi tabulated on {tables[0].range}"

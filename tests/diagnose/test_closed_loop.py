@@ -1,6 +1,7 @@
 """diagnose -> group -> attach -> ensemble, for every public case whose flows exist for all times."""
 
 import functools
+import pickle
 
 import pytest
 import torch
@@ -79,3 +80,20 @@ def test_an_ensemble_of_20_gauge_copies_has_no_spread(name):
     _, point, _, group = diagnosed(name)
     members = copies(group, point, 20, 0.5)
     assert mid.Ensemble(members, group).std().abs().max() < 1e-9 * point.abs().max()
+
+
+def test_joint_scalings_of_positive_blocks_are_shifts_of_their_logarithms():
+    predict = lambda p: torch.cat([p["a"] * p["b"] ** 2, p["free"]])  # noqa: E731
+    point = {
+        "a": torch.tensor([0.7, 2.0], dtype=F64),
+        "b": torch.tensor(1.5, dtype=F64),
+        "free": torch.tensor([-1.0], dtype=F64),
+    }
+    group = mid.diagnose(predict, point).group
+    assert isinstance(group, mid.Pointwise)
+    assert pickle.loads(pickle.dumps(group)) == group
+    mid.check_invariance(predict, point, group)
+    members = [{**point, **group.act(xi, point)} for xi in torch.linspace(-2, 2, 5, dtype=F64)[:, None]]
+    assert all(float(t.abs().max()) < 1e-12 for t in mid.Ensemble(members, group).std().values())
+    signed = mid.diagnose(predict, {**point, "a": torch.tensor([0.7, -2.0], dtype=F64)}).group
+    assert type(signed).__name__ == "GeneratedGroup"

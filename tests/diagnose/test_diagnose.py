@@ -9,7 +9,17 @@ import torch
 from torch import nn
 
 from manifoldid.diagnose import NetworkDiagnosis, diagnose
-from manifoldid.groups import Affine, Finite, Pointwise, PositiveScaling, Product, Scaling, Shift, Translation
+from manifoldid.groups import (
+    Affine,
+    Finite,
+    Orthogonal,
+    Pointwise,
+    PositiveScaling,
+    Product,
+    Scaling,
+    Shift,
+    Translation,
+)
 from manifoldid.invariance import check_invariance
 
 F64 = torch.float64
@@ -112,6 +122,24 @@ def test_a_flow_that_leaves_the_domain_is_not_a_group():
     assert [g.complete for g in diagnosis.generators] == [False]
     assert diagnosis.group is None
     assert torch.isnan(diagnosis.generators[0].flow(torch.ones(5, dtype=F64), 2.0)).all()
+    assert "leaves the domain" in str(diagnosis)
+    assert "jump" not in str(diagnosis)
+
+
+def test_a_branch_cut_of_predictions_is_no_end_of_the_domain():
+    def polar(x):  # turning both vectors moves each angle across the cut at its own time
+        angle = torch.atan2(x[:, 1], x[:, 0])
+        return torch.cat([x.norm(dim=1), angle[:1] - angle[1:]])
+
+    point = normal(2, 2)
+    diagnosis = diagnose(polar, point)
+    (turn,) = diagnosis.generators
+    assert turn.complete
+    assert turn.jump * polar(point).abs().max() > 1  # 2 pi, relative to the largest at some point
+    assert turn.flow_error < 1e-12
+    assert isinstance(diagnosis.group, Orthogonal)
+    assert any("branch cut" in note for note in diagnosis.warnings)
+    assert "leaves the domain" not in str(diagnosis)
 
 
 def test_dead_parameters_are_named():
