@@ -27,7 +27,7 @@ def reference_items(group: ItemGroup, index: Any, items: int, each: int) -> list
     if isinstance(index, Tensor):
         index = index.tolist()
     if group.block_count > 1 and not isinstance(index, (list, tuple)):
-        raise ValueError(f"`index` of Reference must be a list, one entry per block of {group!r}, got {index!r}")
+        raise ValueError(f"`index` of Reference must be a list, one entry per block of {group}, got {index!r}")
     entries = [index] if group.block_count == 1 and not _is_nested(index, each) else list(index)
     entries = [tuple(entry) if isinstance(entry, (tuple, list)) else (entry,) for entry in entries]
     wanted = "one item" if each == 1 else f"{each} items (i, j)"

@@ -57,7 +57,7 @@ class Estimate:
 
     def __repr__(self) -> str:
         shapes = {name or "point": tuple(t.shape) for name, t in blocks_of(self.point).items()}
-        return f"<Estimate under {self.group!r}, {shapes}>"
+        return f"<Estimate under {self.group}, {shapes}>"
 
     @property
     def weak(self) -> list[Any]:

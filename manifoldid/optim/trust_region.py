@@ -125,7 +125,7 @@ class TrustRegion(Optimizer):
         tolerance = default_tolerance(model.x) * 100
         if share.relative > tolerance:
             warnings.warn(
-                f"the gradient of `closure` has a share of {share.relative:.1e} along the orbit of {self.group!r} ({share.generator}): the "
+                f"the gradient of `closure` has a share of {share.relative:.1e} along the orbit of {self.group} ({share.generator}): the "
                 "loss seems to see the gauge; mid.check_invariance tells, and steps ignore that component",
                 NotInvariantWarning,
                 stacklevel=3,
