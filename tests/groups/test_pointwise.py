@@ -81,3 +81,13 @@ def test_arguments_are_checked():
         mid.Pointwise(wrong, torch.exp)
     with pytest.raises(TypeError, match="group"):
         mid.Pointwise(torch.log, torch.exp, wrong)
+
+
+def test_blocks_that_the_group_does_not_name_are_euclidean():
+    logs = lambda p: {name: p[name].log() for name in "ab"}  # noqa: E731
+    powers = lambda p: {name: p[name].exp() for name in "ab"}  # noqa: E731
+    group = mid.Pointwise(logs, powers, mid.Shift([{"a": torch.ones(2).double(), "b": torch.tensor(-1.0).double()}]))
+    x, y = ({"a": positive(2, seed=k), "b": positive(1, seed=k + 2)[0], "free": randn(3, seed=k)} for k in (0, 1))
+    geometry = group.geometry()
+    torch.testing.assert_close(geometry.horizontal(x, y)["free"], y["free"])
+    torch.testing.assert_close(geometry.log(x, y)["free"], y["free"] - x["free"])
