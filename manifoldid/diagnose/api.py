@@ -250,7 +250,7 @@ def _assembled(
         invariants=_BUT_UNKNOWN if nothing else invariants(fields, group, labels, probe.size),
         unknown=unknown,
     )
-    return diagnosis.concluded(notes_of(probe, diagnosis, lost, closed, nulls.certain, nulls.more))
+    return diagnosis.concluded(notes_of(probe, diagnosis, lost, closed, nulls.certain, nulls.more, nulls.left_out))
 
 
 def _blind(probe: Probe) -> Diagnosis:

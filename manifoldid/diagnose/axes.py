@@ -101,13 +101,13 @@ class AxisFields:
         """How many functionals per point decide all systems."""
         return 2 * min(_MOST_VIEWS, max(len(views) for views in views_of(like).values())) + 6
 
-    def found(self, most: int) -> list[ClosedField]:
+    def found(self, most: int) -> list[ClosedField] | None:
         """The fields, those that move least first; values may depend on each other. None if there are more than `most`."""
         fields: list[ClosedField] = []
         for slots in self._systems():
             new = self._solved(slots, most - len(fields))
             if new is None:
-                return []
+                return None
             fields += new
         return fields
 

@@ -92,7 +92,7 @@ class Search:
         for p in points:
             mix = torch.randn(count, len(p.seen), generator=probe.generator, dtype=torch.float64)
             rows.append(mix @ p.seen if len(p.seen) > count else p.seen)
-        fields = AxisFields(like, [p.x for p in points], rows, self.nulls.scale).found(_MOST_ALONG_AXES)
+        fields = AxisFields(like, [p.x for p in points], rows, self.nulls.scale).found(_MOST_ALONG_AXES) or []
         if not fields:
             return 0
         tested = [*points, *self.fresh_points()]

@@ -33,6 +33,7 @@ class LargeNulls:
         dim: Dimension of the generic null space.
         certain: Whether all iterations converged.
         more: How many further null directions there are, roughly, that were too many to look for.
+        left_out: Whether there were too many candidates for a model of this size.
     """
 
     def __init__(self, probe: Probe):
@@ -41,7 +42,7 @@ class LargeNulls:
         points = [probe.draw() for _ in range(2)]
         self.scale = scale_of(torch.stack(points), probe.spans().values())
         self.models = [Linearised(probe, x, self.scale) for x in points]
-        self.dim, self.certain, self.more = 0, True, 0
+        self.dim, self.certain, self.more, self.left_out = 0, True, 0, False
         self.kept, self.dropped = 1.0, 1e-11
 
     @property
@@ -112,7 +113,9 @@ def _along_axes(nulls: LargeNulls) -> list[Field]:
             pulled.append(model.pull(w))
         rows.append(torch.stack(pulled))
     axes = AxisFields(probe.like, [model.x for model in nulls.models], rows, nulls.scale)
-    return _independent(axes.found(_MOST_NUMBERS // probe.size), nulls.models[0])
+    found = axes.found(_MOST_NUMBERS // probe.size)
+    nulls.left_out = found is None
+    return _independent(found or [], nulls.models[0])
 
 
 def _independent(fields: Sequence[Field], model: Linearised) -> list[Field]:

@@ -26,7 +26,7 @@ from manifoldid.points import Point, blocks_of, flatten, unflatten
 _SAME = 1e-7
 _INDEPENDENT = 1e-7  # what is left of a column of length 1 without those before it
 _MANY = 100  # fields beyond which a QR decomposition has to do
-_MOST_GENERATORS = 80  # of a group made of fields
+MOST_GENERATORS = 80  # of a group made of fields
 _MOST_COMPARED = 4000
 
 
@@ -55,7 +55,7 @@ def match_group(
         for group in matcher.whole():
             if matcher.same(group):
                 return group
-    if len(fields) > _MOST_GENERATORS:
+    if len(fields) > MOST_GENERATORS:
         return None
     generated = GeneratedGroup(fields, probe.like, formulas)
     return generated if matcher.invariant(generated) else None
@@ -151,7 +151,7 @@ class _Matcher:
         yield from self._products(self.like)
         if len(self.constants) == len(self.fields):
             yield Shift([self._direction(c) for c in self.constants])
-        if len(self.diagonals) == len(self.fields) <= _MOST_GENERATORS:
+        if len(self.diagonals) == len(self.fields) <= MOST_GENERATORS:
             logarithmic = logarithmic_group(self.diagonals, blocks_of(self.like), self.positive)
             yield from () if logarithmic is None else (logarithmic,)
 

@@ -2,13 +2,16 @@
 
 from manifoldid.diagnose.chart import TableField, TabulatedField
 from manifoldid.diagnose.diagnosis import Diagnosis
+from manifoldid.diagnose.match import MOST_GENERATORS
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.tabulate import Table
 
 _EXACT = 1e-8  # change of predictions under finite moves that needs no mention
 
 
-def notes_of(probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain: bool, more: int) -> tuple[str, ...]:
+def notes_of(
+    probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain: bool, more: int, left_out: bool
+) -> tuple[str, ...]:
     """The notes of a diagnosis.
 
     Args:
@@ -18,6 +21,7 @@ def notes_of(probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain:
         closed: Whether the generators close under the bracket with constant coefficients.
         certain: Whether rounding and information are clearly apart.
         more: How many further null directions there are, roughly.
+        left_out: Whether candidates were left out of a large model.
 
     Returns:
         Sentences.
@@ -26,11 +30,12 @@ def notes_of(probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain:
         *probe.notes,
         _too_few_outputs(probe),
         _vacuous(probe, d),
-        _too_many(d, more),
+        _LEFT_OUT if left_out and (more or not all(g.closed_form for g in d.generators)) else _too_many(d, more),
         _lost(lost),
         _singular(d),
         "" if certain else _UNCERTAIN,
         _unnamed(d, closed),
+        _without_group(d),
         _INCOMPLETE if any(g.closed_form and not g.complete for g in d.generators) else "",
         _jumping(d),
     ]
@@ -41,6 +46,10 @@ _UNCERTAIN = (
     "uncertain: rounding and weak directions are not clearly apart; use float64 throughout, and more informative inputs"
 )
 _INCOMPLETE = "a flow leaves the domain in finite time: the gauge is local, use a constraint or a chart"
+_LEFT_OUT = (
+    "fields that mix the members of an axis are too many to be tried at this size, so that some directions are left: diagnose a "
+    "smaller model of the same structure (fewer items, the same ranks), which has the same gauge"
+)
 BLIND = (
     "the derivative of `predict` is zero everywhere, and its values still change: it compares, rounds, detaches, or leaves torch "
     "(numpy, float(), .item()); return what the decisions are made from (probabilities, margins), and keep the graph"
@@ -125,6 +134,15 @@ def _singular(d: Diagnosis) -> str:
     return (
         f"`point` is singular: {d.null_dim} directions have no derivative there, {d.dim} at generic points; "
         "start elsewhere, and do not read standard errors there"
+    )
+
+
+def _without_group(d: Diagnosis) -> str:
+    if d.group is not None or len(d.generators) <= MOST_GENERATORS or not all(g.complete for g in d.generators):
+        return ""
+    return (
+        f"no group of the catalogue fits these {len(d.generators)} generators, and groups are made of {MOST_GENERATORS} at most: give "
+        "what they mix an axis of its own (heads as a leading dimension, not as slices of a matrix), and GeneralLinear and others fit"
     )
 
 

@@ -137,6 +137,11 @@ class NullSpaces:
         return 0
 
     @property
+    def left_out(self) -> bool:
+        """Whether there were too many candidates for a model of this size: there are not in small ones."""
+        return False
+
+    @property
     def kept(self) -> float:
         """The smallest relative singular value that counts, over the regular points."""
         return min((p.kept for p in self.all if p.rank == self.rank), default=1.0)

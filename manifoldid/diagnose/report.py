@@ -75,7 +75,8 @@ def _generators(d: Diagnosis) -> list[str]:
 
 def _group(d: Diagnosis) -> str:
     if d.group is None:
-        return f"none acts on all points (see the notes). Instead: {_remedy(d)}"
+        acts = all(g.complete and g.closed_form for g in d.generators)
+        return f"none {'of the catalogue' if acts else 'acts on all points'} (see the notes). Instead: {_remedy(d)}"
     if not d.dim:
         return "mid.Product(), the trivial group: nothing has to be removed"
     text = repr(d.group)

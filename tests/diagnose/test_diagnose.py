@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -461,6 +462,14 @@ def test_sample_may_take_a_generator():
     assert diagnosis.dim == 1
 
 
+def test_candidates_that_a_large_model_leaves_out_are_noted_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(sys.modules["manifoldid.diagnose.large"], "_MOST_NUMBERS", 2000)  # fields times parameters
+    point = {"U": normal(200, 2), "V": normal(150, 2, seed=1)}
+    diagnosis = diagnose(lambda p: p["U"] @ p["V"].T, point)
+    assert diagnosis.dim == 4
+    assert any("a smaller model of the same structure" in note for note in diagnosis.warnings)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("leading", [True, False], ids=["heads as a dimension", "heads as slices"])
 def test_every_head_of_an_attention_block_has_its_own_bases(leading):
@@ -482,6 +491,9 @@ def test_every_head_of_an_attention_block_has_its_own_bases(leading):
     diagnosis = diagnose(predict, point)
     assert (diagnosis.dim, diagnosis.algebra) == (128, " + ".join(["gl(4)"] * 8))
     assert all(g.closed_form for g in diagnosis.generators)
-    if leading:
+    if not leading:
+        assert diagnosis.group is None
+        assert any("heads as a leading dimension" in note for note in diagnosis.warnings)
+    else:
         check_invariance(predict, point, diagnosis.group)
         assert diagnosis.group.dimension(point) * 4 == 128
