@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 import manifoldid as mid
 from manifoldid.distributed import sharded
 
-FULLY_SHARDS_ON_CPU = hasattr(torch.cpu.Stream, "record_event")  # not before torch 2.7
+FULLY_SHARDS_ON_CPU = hasattr(torch.cpu.Stream, "record_event")  # not torch 2.6
 pytestmark = pytest.mark.slow
 
 ITEMS = 7

@@ -11,7 +11,7 @@ import manifoldid as mid
 
 pytestmark = pytest.mark.slow
 
-export = functools.partial(torch.export.export, strict=False)  # the default, but of torch 2.6
+export = functools.partial(torch.export.export, strict=False)  # torch 2.6 has another default
 LABELS = torch.tensor([7, -2, 7, -2, 7, -2])
 
 
