@@ -1,6 +1,8 @@
 """Collects moves that predictions cannot see and that neither flows nor known moves make."""
 
+import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -15,12 +17,14 @@ from manifoldid.diagnose.labels import Labels
 from manifoldid.diagnose.match_parts import clusters
 from manifoldid.diagnose.moves import relative_change
 from manifoldid.diagnose.probe import Probe
+from manifoldid.diagnose.sparse import echelon_basis
 from manifoldid.points import blocks_of
 
 _SAME = 1e-9
 _MOST_TRIES = 700
 _MOST_FOUND = 24
 _ATTEMPTS = 4  # from places on the orbit
+_MOST_TURNS = 6  # rotations whose half turns are looked at
 _STALLED = 10  # steps along an orbit without getting nearer to the target
 
 Move = Callable[[Tensor], Tensor]
@@ -177,6 +181,11 @@ class Flows:
 
     def between(self, start: Tensor, target: Tensor, scale: Tensor) -> list[Tensor] | None:
         """Times of flows that carry one point to another; None if none are found."""
+        turns = self.turns
+        for steps in itertools.chain(*(itertools.combinations(turns, count) for count in (1, 2, 3))):
+            y = functools.reduce(self.flow, steps, start)
+            if bool(((y - target).abs() <= 1e-8 * scale).all()):
+                return list(steps)
         generator = torch.Generator().manual_seed(0)
         for attempt in range(_ATTEMPTS):
             y, steps, rest = start, [], []
@@ -196,6 +205,23 @@ class Flows:
                 if float(step.abs().max()) < 1e-10 or (len(rest) > _STALLED and rest[-1] > 0.5 * rest[-1 - _STALLED]):
                     break
         return None
+
+    @property
+    def turns(self) -> list[Tensor]:
+        """Times of half turns by the fields that are rotations: to -1 in GL(2), say, steps towards it do not find the way."""
+        if self.matrices is None:
+            return []
+        linear = self.matrices[:, :-1, :-1]
+        stretches = (linear + linear.mT).flatten(1)
+        values, axes = torch.linalg.eigh(stretches @ stretches.mT)
+        rotations = axes[:, values <= 1e-12 * linear.square().sum()]
+        if not rotations.shape[1]:
+            return []
+        found = []
+        for times in echelon_basis(rotations)[0].mT[:_MOST_TURNS]:  # of one part each, where parts are independent
+            angles = torch.linalg.eigvals(torch.einsum("k,kab->ab", times, linear)).imag.abs()
+            found += [times * (half * math.pi / angles.max()) for half in (1, 2) if float(angles.max()) > 0]
+        return found
 
     def velocities(self, x: Tensor) -> Tensor:
         """Values (k, n) of the fields at a flat point."""

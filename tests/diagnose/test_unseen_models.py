@@ -33,3 +33,10 @@ def test_dimension_algebra_span_and_flows_of_unseen_models(model):
     found = torch.stack([flatten(g.field(x)) for g in diagnosis.generators])
     assert torch.linalg.matrix_rank(found, rtol=1e-8) == model.dim
     assert (found - found @ basis.mT @ basis).norm() < 1e-6 * found.norm()
+
+
+@pytest.mark.parametrize("name", ["state_space", "tucker"])
+def test_half_turns_of_a_gauge_are_no_finite_symmetries(name):
+    """-1 lies in GL(2), one half turn away, and products of such turns in the gauge of a Tucker decomposition."""
+    diagnosis = diagnosed(next(model for model in [*UNSEEN, *PRACTICE] if model.name == name))
+    assert not [symmetry.formula for symmetry in diagnosis.discrete if symmetry.name == "sign"]
