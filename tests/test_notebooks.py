@@ -38,7 +38,8 @@ def execute(path, folder):
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(search),
-        "PYTHONWARNINGS": "",  # warnings inside show up as output on stderr, which is looked at below
+        # Warnings inside show up as output on stderr, which is looked at below; torch 2.14 warns of what it uses itself.
+        "PYTHONWARNINGS": "ignore::FutureWarning:torch.jit._script",
         "IPYTHONDIR": str(folder / ".ipython"),
         "OMP_NUM_THREADS": "1",
     }
