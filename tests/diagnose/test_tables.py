@@ -8,6 +8,7 @@ import pickle
 import pytest
 import scipy
 import torch
+from closed_loop import assert_adam_does_not_see, gauge_copies
 
 import manifoldid as mid
 from manifoldid.diagnose.chart import add_tabulated
@@ -36,11 +37,6 @@ def differences(x):
 
 def sums(p):  # a moves up and b moves down; `scale` stays
     return torch.cat([p["scale"] * torch.sigmoid(psi(p["a"])[:, None] + psi(p["b"])).flatten(), p["scale"]])
-
-
-def copies(group, point, count):
-    moves = 0.5 * normal(count, 1, seed=5)
-    return [group.act(xi, point) for xi in moves]
 
 
 @functools.cache
@@ -105,20 +101,9 @@ def test_a_group_behind_a_table_passes_the_conformance_kit():
 
 
 def test_25_steps_of_adam_and_an_ensemble_of_20_copies_do_not_see_a_tabulated_gauge():
-    group, point, target = diagnosed().group, normal(3), differences(normal(3, seed=1))
-    ends = []
-    for start in (point, group.act(torch.tensor([0.4], dtype=F64), point)):
-        parameter = torch.nn.Parameter(start.clone())
-        optimizer = torch.optim.Adam([parameter], lr=1e-2)
-        mid.attach(optimizer, group, parameter)
-        for _ in range(25):
-            optimizer.zero_grad()
-            (differences(parameter) - target).square().sum().backward()
-            optimizer.step()
-        ends.append(differences(parameter.detach()))
-    assert (ends[0] - differences(point)).abs().max() > 1e-3
-    assert (ends[0] - ends[1]).abs().max() < 1e-10
-    assert mid.Ensemble(copies(group, point, 20), group).std().abs().max() < 1e-10
+    group, point = diagnosed().group, normal(3)
+    assert_adam_does_not_see(group, differences, point, normal(3, seed=1), tolerance=1e-10)
+    assert mid.Ensemble(gauge_copies(group, point, 20, 0.5), group).std().abs().max() < 1e-10
 
 
 def test_blocks_that_move_by_signed_multiples_of_one_function_share_a_table():
@@ -127,7 +112,8 @@ def test_blocks_that_move_by_signed_multiples_of_one_function_share_a_table():
     mid.check_invariance(sums, point, group)
     a, b = (psi(group.act(torch.tensor([0.5], dtype=F64), point)[k]) - psi(point[k]) for k in "ab")
     assert torch.allclose(a, -b, rtol=1e-8)
-    spread = mid.Ensemble([{**point, **member} for member in copies(group, point, 4)], group).std()
+    copies = gauge_copies(group, point, 4, 0.5)
+    spread = mid.Ensemble(copies, group).std()
     assert all(float(t.abs().max()) < 1e-10 for t in spread.values())
 
 
