@@ -241,8 +241,8 @@ def item_weights(weights: Tensor, event: torch.Size, like: Tensor, shards: Shard
 
 
 def part_of_weights(weights: Weights, of: tuple[str, ...] | str) -> Weights:
-    """The weights of one factor of a product."""
-    if weights is None or isinstance(weights, Tensor):
+    """The weights of one factor of a group; `of` names the blocks it acts on, () is all of them."""
+    if weights is None or isinstance(weights, Tensor) or not of:
         return weights
     if isinstance(of, str):
         return weights.get(of)

@@ -224,6 +224,20 @@ def test_lists_and_stacked_members_are_the_same():
     close(stacked.aligned["a"], wanted, atol=0)
 
 
+def test_weights_count_for_a_group_that_acts_on_all_blocks():
+    class Together(mid.GaugeGroup):
+        dim = 1
+
+        def act(self, xi, x):
+            return {name: t + xi for name, t in x.items()}
+
+    x = {"a": random(3, 3), "b": random(3, 2, seed=1)}
+    weights = {"a": torch.tensor([1.0, 2, 5]), "b": torch.tensor([3.0, 1])}
+    aligned = mid.Ensemble(x, Together(), weights).aligned
+    for name, t in mid.Section(Together(), weights)(x).items():
+        close(aligned[name], t)
+
+
 @pytest.mark.slow
 def test_members_of_dicts_keep_their_blocks():
     group = mid.Product(mid.Shift({"theta": 1, "beta": 1}), skill=mid.Affine(), scale=mid.PositiveScaling())
