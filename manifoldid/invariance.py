@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from manifoldid._linalg import pushforward
-from manifoldid.errors import NotInvariantError
+from manifoldid.errors import NotEstimableError, NotInvariantError
 from manifoldid.groups.base import GaugeGroup
 from manifoldid.groups.finite import Finite
 from manifoldid.groups.orbit import flatten_basis, moved, zero_coordinates
-from manifoldid.points import HALF, OUT_OF_DOMAIN, Point, blocks_of, detached, flatten, like_point, map_blocks
+from manifoldid.points import HALF, OUT_OF_DOMAIN, Point, blocks_of, detached, flatten, map_blocks, part_of, with_part
 
 _STEP = 0.5  # a shift of half a unit, a scale of 1.65, a rotation by 29 degrees
 _MOST_GENERATORS = 64  # tried one by one; beyond it, random combinations and then the steepest coordinate
 _COMBINATIONS = 3
+TAKE_DIFFERENCES = "; take differences (ratios, distances), or fix a gauge first: mid.Section(group)(x)"
 
 
 class Change(NamedTuple):
@@ -77,6 +78,26 @@ def not_invariant(who: str, change: Change, tolerance: float, group: GaugeGroup)
     )
 
 
+def require_estimable(change: Change, point: Point, group: GaugeGroup, who: str, remedy: str) -> None:
+    """Refuses a function of which a value would be reported, but depends on the gauge.
+
+    Args:
+        change: The largest one that was found at `point`.
+        point: Where it was looked for.
+        group: The gauge.
+        who: What the message calls the function.
+        remedy: How the message goes on: what to do.
+
+    Raises:
+        NotEstimableError: The change is no rounding.
+    """
+    if not change.relative <= default_tolerance(point):
+        raise NotEstimableError(
+            f"{who} is not constant on the orbits of {group}: it changes by {change.relative:.1e} relative under the "
+            f"{change.generator}{remedy}"
+        )
+
+
 def default_tolerance(point: Point) -> float:
     """Relative change that rounding explains: the square root of the precision (f64 1e-8, f32 3e-4, half 3e-2)."""
     return max(torch.finfo(t.dtype).eps for t in blocks_of(point).values()) ** 0.5
@@ -128,15 +149,12 @@ def largest_change_of_maps(fn: Callable[[Point], Any], point: Point, group: Gaug
     for factor, of in group.factors():
         if not isinstance(factor, Finite):
             continue
-        blocks = blocks_of(point)
-        part = blocks[of] if isinstance(of, str) else like_point({k: blocks[k] for k in of or blocks}, point)
         with torch.no_grad():
             base = _outputs(fn(point))
-            for words, image in factor.images_by_map(part):
+            for words, image in factor.images_by_map(part_of(point, of)):
                 if not bool(torch.isfinite(flatten(image)).all()):
                     continue
-                image = {of: image} if isinstance(of, str) else blocks_of(image)
-                change = _relative(base, _outputs(fn(like_point({**blocks, **image}, point))), 0.0)
+                change = _relative(base, _outputs(fn(with_part(point, of, image))), 0.0)
                 worst = max(worst, Change(change, f"map {words}"), key=lambda c: c.relative)
     return worst
 

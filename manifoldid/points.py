@@ -240,8 +240,20 @@ def item_weights(weights: Tensor, event: torch.Size, like: Tensor, shards: Shard
     return w * ((w.numel() if shards is None else shards.count(w.numel(), w)) / total)
 
 
+def part_of(x: Point, of: tuple[str, ...] | str) -> Point:
+    """What of `x` one factor of a group acts on, `of` as in `GaugeGroup.factors`: one block, the dict of several, or () for all."""
+    if isinstance(of, str):
+        return x[of]
+    return x if isinstance(x, Tensor) or not of else {name: x[name] for name in of}
+
+
+def with_part(x: Point, of: tuple[str, ...] | str, part: Point) -> Point:
+    """`x` with `part` in place of `part_of(x, of)`."""
+    return part if isinstance(x, Tensor) else {**x, **({of: part} if isinstance(of, str) else part)}
+
+
 def part_of_weights(weights: Weights, of: tuple[str, ...] | str) -> Weights:
-    """The weights of one factor of a group; `of` names the blocks it acts on, () is all of them."""
+    """The weights of one factor of a group, `of` as in `part_of`."""
     if weights is None or isinstance(weights, Tensor) or not of:
         return weights
     if isinstance(of, str):

@@ -10,9 +10,10 @@ from manifoldid.distributed import whole
 from manifoldid.ensemble.align import align_members
 from manifoldid.ensemble.bootstrap import Data, replicates
 from manifoldid.ensemble.members import PADDING, member, require_finite, stacked, warn_of_rounding
+from manifoldid.ensemble.moments import average, covariance_of, standard_deviation
 from manifoldid.ensemble.observed import align_observed, checked_mask, who_saw_enough
 from manifoldid.ensemble.report import ensemble_picture, ensemble_rows, ensemble_text
-from manifoldid.errors import DegeneratePointError, NotEstimableError, listed
+from manifoldid.errors import DegeneratePointError, listed
 from manifoldid.groups.base import GaugeGroup, check_quotient, require_group
 from manifoldid.inference.contrast import Contrast
 from manifoldid.inference.linear import Linear, as_function
@@ -20,7 +21,7 @@ from manifoldid.inference.names import Names, checked_names, chosen_names, item_
 from manifoldid.inference.pairwise import PairwiseContrasts
 from manifoldid.inference.pools import differences, pools_of, require_pairs
 from manifoldid.inference.quasi_variance import QuasiVariances, quasi_variances
-from manifoldid.invariance import default_tolerance, largest_change, largest_change_of_maps
+from manifoldid.invariance import TAKE_DIFFERENCES, largest_change, largest_change_of_maps, require_estimable
 from manifoldid.points import (
     Point,
     Weights,
@@ -28,9 +29,9 @@ from manifoldid.points import (
     first,
     flatten,
     is_dict,
-    like_point,
     map_blocks,
     own_copy,
+    part_of,
     part_of_weights,
 )
 from manifoldid.quotient.frechet import frechet_mean
@@ -38,6 +39,11 @@ from manifoldid.sections import SectionLike, as_section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_CONSEQUENCE = ", so its value says which gauge a member is in"
+_TAKE_SYMMETRIC = (
+    "; take a function that the maps leave alone (of what is exchanged the sum, the product, the sorted values)"
+)
 
 
 class Ensemble:
@@ -171,7 +177,7 @@ class Ensemble:
         move = as_section(section, self.group, self.weights)
         members = self._each(move, self.aligned)
         other = getattr(section, "group", self.group)
-        self._check_estimable(move, "`section`" if other == self.group else f"`section`, which is of {other},")
+        self._check_gauge(move, "`section`" if other == self.group else f"`section`, which is of {other},")
         return members
 
     # ------------------------------------------------------------------------------------------------ statistics
@@ -190,23 +196,23 @@ class Ensemble:
             DegeneratePointError: A member has no representative on `section`; it is named.
             NotEstimableError: `section` is a callable that is not constant on orbits.
         """
-        average = self._average(self.in_section(section))
+        entrywise = average(self.in_section(section), self.observed)
         if self.observed is not None or self.group.arithmetic:
-            return average
+            return entrywise
         if isinstance(self.members, Tensor):
             middle: Point = frechet_mean(self.group, self.members, self.weights)
             return middle if section is None else as_section(section, self.group, self.weights)(middle)
-        centre = dict(self._average(self.aligned))
+        centre = dict(average(self.aligned, None))
         curved: set[str] = set()  # blocks whose mean is a Frechet mean
         for factor, of in self.group.factors():
-            chosen = self._chosen(of)
+            chosen = part_of(self.members, of)
             if not factor.arithmetic and factor.dimension(chosen):
                 middle = frechet_mean(factor, chosen, part_of_weights(self.weights, of))
                 part = {of: middle} if isinstance(of, str) else dict(middle)
                 centre.update(part)
                 curved.update(part)
         reported = centre if section is None else as_section(section, self.group, self.weights)(centre)
-        return {name: reported[name] if name in curved else t for name, t in average.items()}
+        return {name: reported[name] if name in curved else t for name, t in entrywise.items()}
 
     def std(self, section: SectionLike = None) -> Point:
         """Standard deviation of one member, entry by entry, ddof 1, shaped like one point.
@@ -226,10 +232,7 @@ class Ensemble:
 
     def spread(self, section: SectionLike = None) -> Point:
         """As `std`, but nan where only one member saw an item."""
-        aligned = self.in_section(section)
-        if self.observed is None:
-            return map_blocks(lambda t: _absolute(t - t.mean(0)).square().sum(0).div(len(self) - 1).sqrt(), aligned)
-        return (self._deviations(aligned).square().sum(0) / (self.counts - 1)).sqrt()
+        return standard_deviation(self.in_section(section), self.observed)
 
     def covariance(self, section: SectionLike = None, block: str | None = None) -> Tensor:
         """Covariance of one member, (n, n) over the flattened point or block, ddof 1.
@@ -242,19 +245,7 @@ class Ensemble:
             NotEstimableError: `section` is a callable that is not constant on orbits.
         """
         aligned = self.block_of(self.in_section(section), block)
-        if self.observed is None:
-            rest = flatten(aligned, 1)
-            rest = rest - rest.mean(0)
-            return rest.mT @ rest / (len(self) - 1)
-        together = self.observed.to(aligned.dtype)
-        together = together.mT @ together
-        if bool((together < 2).any()):
-            i, j = (self.labels()[k] for k in (together < 2).nonzero()[0].tolist())
-            raise ValueError(
-                f"`observed`: items {i} and {j} were seen together by fewer than two members: no covariance"
-            )
-        rest = self._deviations(aligned)
-        return rest.mT @ rest / (together - 1)
+        return covariance_of(aligned, self.observed, self.labels(None, block))
 
     def contrast(self, fn: Linear, minus: str | int | None = None, block: str | None = None) -> Contrast:
         """A function of one point that does not see the gauge, over the members.
@@ -272,7 +263,7 @@ class Ensemble:
             ValueError: `fn` returns a matrix, or with `observed` fewer than two members saw all items that it uses.
         """
         fn = as_function(fn, minus, lambda: self.labels(None, block), lambda x: self.block_of(x, block))
-        self._check_estimable(fn, "`fn`")
+        self._check_gauge(fn, "`fn`")
         self._check_branches(fn, "`fn`")
         aligned = whole(self.aligned)  # `fn` may use any two items
         who = range(len(self)) if self.observed is None else who_saw_enough(fn, aligned, self.observed)
@@ -311,7 +302,7 @@ class Ensemble:
         require_pairs(pools, len(labels))
         if section is None:
             fn, who = lambda x: differences(self.block_of(x, block), pools), "the difference of two items"
-            self._check_estimable(fn, who, " or say which section=")
+            self._check_gauge(fn, who, " or say which section=")
             self._check_branches(fn, who, ", or say which section= (a function of a point that does)")
         scores = flatten(whole(self.block_of(self.mean(section), block)))
         return PairwiseContrasts(scores, whole(self.covariance(section, block)), labels, pools)
@@ -382,16 +373,7 @@ class Ensemble:
     def _align(self) -> Point:
         if self.observed is not None:
             return align_observed(self.members, self.group, self.weights, self.observed)
-        parts = dict(blocks_of(self.members))
-        for factor, of in self.group.factors():
-            if isinstance(self.members, Tensor):
-                return align_members(self.members, factor, self.weights)
-            chosen = (
-                self.members[of] if isinstance(of, str) else {name: self.members[name] for name in of or self.members}
-            )
-            moved = align_members(chosen, factor, part_of_weights(self.weights, of))
-            parts.update({of: moved} if isinstance(of, str) else moved)
-        return like_point(parts, self.members)
+        return align_members(self.members, self.group, self.weights)
 
     def _hidden_entries(self, members: Point) -> Point:
         """Entries that nobody saw, as 1: nan there is the caller's way to say so."""
@@ -402,18 +384,6 @@ class Ensemble:
         one = member(self.members, 0)
         self.block_of(one, block)
         return pools_of(self.group, one, next(iter(blocks_of(one))) if block is None else block)
-
-    def _chosen(self, of: tuple[str, ...] | str) -> Point:
-        return self.members[of] if isinstance(of, str) else {name: self.members[name] for name in of or self.members}
-
-    def _average(self, members: Point) -> Point:
-        if self.observed is None:
-            return map_blocks(lambda t: t.mean(0), members)
-        return torch.where(self.observed, members, torch.zeros_like(members)).sum(0) / self.counts
-
-    def _deviations(self, members: Tensor) -> Tensor:
-        rest = members - self._average(members)
-        return rest if self.observed is None else torch.where(self.observed, rest, torch.zeros_like(rest))
 
     def _each(self, function: Callable[[Point], Point], members: Point) -> Point:
         results = []
@@ -426,27 +396,13 @@ class Ensemble:
             return {name: torch.stack([result[name] for result in results]) for name in results[0]}
         return torch.stack(results)
 
-    def _check_estimable(self, fn: Callable[[Point], Any], who: str, instead: str = "") -> None:
+    def _check_gauge(self, fn: Callable[[Point], Any], who: str, instead: str = "") -> None:
         point = member(whole(self.aligned), 0)
         change = largest_change(fn, point, self.group)
-        if not change.relative <= default_tolerance(point):
-            raise NotEstimableError(
-                f"{who} is not constant on the orbits of {self.group}: it changes by {change.relative:.1e} relative under the "
-                f"{change.generator}, so its value says which gauge a member is in; take differences (ratios, distances), or "
-                f"fix a gauge first: mid.Section(group)(x){instead}"
-            )
+        require_estimable(change, point, self.group, who, _CONSEQUENCE + TAKE_DIFFERENCES + instead)
 
     def _check_branches(self, fn: Callable[[Point], Any], who: str, instead: str = "") -> None:
         """The same of the maps of `Finite` groups, whose sections leave points alone."""
         point = member(whole(self.aligned), 0)
         change = largest_change_of_maps(fn, point, self.group)
-        if not change.relative <= default_tolerance(point):
-            raise NotEstimableError(
-                f"{who} is not constant on the orbits of {self.group}: it changes by {change.relative:.1e} relative under the "
-                f"{change.generator}, so its value says which gauge a member is in; take a function that the maps leave alone "
-                f"(of what is exchanged the sum, the product, the sorted values){instead}"
-            )
-
-
-def _absolute(t: Tensor) -> Tensor:
-    return t.abs() if t.is_complex() else t
+        require_estimable(change, point, self.group, who, _CONSEQUENCE + _TAKE_SYMMETRIC + instead)

@@ -22,6 +22,7 @@ from manifoldid.points import (
     is_dict,
     like_point,
     map_blocks,
+    part_of,
     part_of_weights,
     unflatten,
 )
@@ -96,10 +97,10 @@ class Product(GaugeGroup):
     # ------------------------------------------------------------------------------------------------ shapes
 
     def dimension(self, x: Point) -> int:
-        return sum(group.dimension(_part(x, of)) for group, of in self._factors)
+        return sum(group.dimension(part_of(x, of)) for group, of in self._factors)
 
     def batch_ndim(self, x: Point) -> int:
-        ndims = {group.batch_ndim(_part(x, of)) for group, of in self._factors}
+        ndims = {group.batch_ndim(part_of(x, of)) for group, of in self._factors}
         if len(ndims) > 1:
             shapes = {name: tuple(x[name].shape) for name in self.block_names}
             raise ValueError(f"`point` has blocks with different numbers of batch dimensions under {self}: {shapes}")
@@ -115,7 +116,7 @@ class Product(GaugeGroup):
         if missing:
             raise ValueError(f"`{name}` lacks the blocks {missing} that {self} acts on; it has {sorted(x.keys())}")
         for group, of in self._factors:
-            group.validate(_part(x, of), f"{name}[{of!r}]" if isinstance(of, str) else name)
+            group.validate(part_of(x, of), f"{name}[{of!r}]" if isinstance(of, str) else name)
         return x
 
     def entry_weights(self, weights: Weights, x: Point) -> Weights:
@@ -124,7 +125,7 @@ class Product(GaugeGroup):
             return weights
         spread = dict(weights)
         for group, of in self._factors:
-            part = group.entry_weights(part_of_weights(weights, of), _part(x, of))
+            part = group.entry_weights(part_of_weights(weights, of), part_of(x, of))
             spread.update({of: part} if isinstance(part, Tensor) and isinstance(of, str) else part or {})
         return spread
 
@@ -144,7 +145,7 @@ class Product(GaugeGroup):
         """(group, of, its coordinates, its part of `x`) for every factor."""
         start = 0
         for group, of in self._factors:
-            part = _part(x, of)
+            part = part_of(x, of)
             size = group.dimension(part)
             yield group, of, xi[..., start : start + size], part
             start += size
@@ -160,7 +161,7 @@ class Product(GaugeGroup):
         basis = {n: t.new_zeros(*t.shape[:ndim], dim, *t.shape[ndim:]) for n, t in blocks_of(x).items()}
         start = 0
         for group, of in self._factors:
-            part = _part(x, of)
+            part = part_of(x, of)
             size = group.dimension(part)
             for name, rows in _named(group.vertical_basis(part), of).items():
                 before, after = basis[name].narrow(ndim, 0, start), basis[name].narrow(ndim, 0, dim - start - size)
@@ -174,10 +175,12 @@ class Product(GaugeGroup):
         return self._joined(x, lambda group, of, part: group.canonical(part, part_of_weights(weights, of)))
 
     def closest(self, x: Point, to: Point, weights: Weights = None) -> Canonical:
-        return self._joined(x, lambda group, of, part: group.closest(part, _part(to, of), part_of_weights(weights, of)))
+        return self._joined(
+            x, lambda group, of, part: group.closest(part, part_of(to, of), part_of_weights(weights, of))
+        )
 
     def _joined(self, x: Point, form_of) -> Canonical:
-        forms = [(group, of, form_of(group, of, _part(x, of))) for group, of in self._factors]
+        forms = [(group, of, form_of(group, of, part_of(x, of))) for group, of in self._factors]
         if not forms:
             t = first(x)
             return Canonical(x, t.new_zeros(0, dtype=t.dtype.to_real() if t.is_complex() else t.dtype))
@@ -205,7 +208,7 @@ class Product(GaugeGroup):
     def generator_names(self, x: Point) -> list[str]:
         names = []
         for group, of in self._factors:
-            own = group.generator_names(_part(x, of))
+            own = group.generator_names(part_of(x, of))
             names += [f"{name} of {of!r}" for name in own] if isinstance(of, str) else own
         return names
 
@@ -252,21 +255,21 @@ class ProductGeometry(Geometry):
 
     def inner(self, x: Point, u: Point, v: Point) -> Tensor:
         """See `Geometry.inner`."""
-        return self._sum(x, lambda g, of: g.inner(_part(x, of), _part(u, of), _part(v, of)), u, v)
+        return self._sum(x, lambda g, of: g.inner(part_of(x, of), part_of(u, of), part_of(v, of)), u, v)
 
     def horizontal(self, x: Point, u: Point) -> Point:
         """See `Geometry.horizontal`."""
-        return self._each(u, lambda g, of: g.horizontal(_part(x, of), _part(u, of)))
+        return self._each(u, lambda g, of: g.horizontal(part_of(x, of), part_of(u, of)))
 
     def gradient(self, x: Point, derivative: Point) -> Point:
         """See `Geometry.gradient`."""
         return self._each(
-            self._free_scaled(derivative, x, -1.0), lambda g, of: g.gradient(_part(x, of), _part(derivative, of))
+            self._free_scaled(derivative, x, -1.0), lambda g, of: g.gradient(part_of(x, of), part_of(derivative, of))
         )
 
     def components(self, x: Point, u: Point) -> Point:
         """See `Geometry.components`."""
-        return self._each(self._free_scaled(u, x, 0.5), lambda g, of: g.components(_part(x, of), _part(u, of)))
+        return self._each(self._free_scaled(u, x, 0.5), lambda g, of: g.components(part_of(x, of), part_of(u, of)))
 
     def _free_scaled(self, u: Point, x: Point, power: float) -> Point:
         free = self._free(u)
@@ -278,19 +281,19 @@ class ProductGeometry(Geometry):
 
     def retract(self, x: Point, u: Point) -> Point:
         """See `Geometry.retract`."""
-        return self._each(map_blocks(torch.add, x, u), lambda g, of: g.retract(_part(x, of), _part(u, of)))
+        return self._each(map_blocks(torch.add, x, u), lambda g, of: g.retract(part_of(x, of), part_of(u, of)))
 
     def follow(self, x: Point, y: Point) -> Point:
         """See `Geometry.follow`."""
-        return self._each(y, lambda g, of: g.follow(_part(x, of), _part(y, of)))
+        return self._each(y, lambda g, of: g.follow(part_of(x, of), part_of(y, of)))
 
     def exp(self, x: Point, u: Point) -> Point:
         """See `Geometry.exp`."""
-        return self._each(map_blocks(torch.add, x, u), lambda g, of: g.exp(_part(x, of), _part(u, of)))
+        return self._each(map_blocks(torch.add, x, u), lambda g, of: g.exp(part_of(x, of), part_of(u, of)))
 
     def log(self, x: Point, y: Point) -> Point:
         """See `Geometry.log`."""
-        return self._each(map_blocks(torch.sub, y, x), lambda g, of: g.log(_part(x, of), _part(y, of)))
+        return self._each(map_blocks(torch.sub, y, x), lambda g, of: g.log(part_of(x, of), part_of(y, of)))
 
     def dist(self, x: Point, y: Point) -> Tensor:
         """See `Geometry.dist`: the root of the sum of squared distances."""
@@ -299,28 +302,21 @@ class ProductGeometry(Geometry):
     def squared_dist(self, x: Point, y: Point) -> Tensor:
         """See `Geometry.squared_dist`."""
         u = map_blocks(torch.sub, y, x)
-        return self._sum(x, lambda g, of: g.squared_dist(_part(x, of), _part(y, of)), u, u)
+        return self._sum(x, lambda g, of: g.squared_dist(part_of(x, of), part_of(y, of)), u, u)
 
     def align(self, x: Point, to: Point) -> Point:
         """See `Geometry.align`."""
-        return self._each(x, lambda g, of: g.align(_part(x, of), _part(to, of)))
+        return self._each(x, lambda g, of: g.align(part_of(x, of), part_of(to, of)))
 
     def transport(self, x: Point, y: Point, v: Point) -> Point:
         """See `Geometry.transport`."""
-        return self._each(v, lambda g, of: g.transport(_part(x, of), _part(y, of), _part(v, of)))
+        return self._each(v, lambda g, of: g.transport(part_of(x, of), part_of(y, of), part_of(v, of)))
 
 
 def _mask(group: GaugeGroup, form: Canonical) -> Tensor:
     if form.regular is not None:
         return form.regular
     return torch.ones(*form.xi.shape[:-1], len(group.regular_columns()), dtype=torch.bool, device=form.xi.device)
-
-
-def _part(x: Point, of: tuple[str, ...] | str) -> Point:
-    """The tensor of one block, or the dict of several."""
-    if isinstance(of, str):
-        return x[of]
-    return {name: x[name] for name in of}
 
 
 def _named(y: Point, of: tuple[str, ...] | str) -> dict[str, Tensor]:

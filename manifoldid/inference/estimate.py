@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from manifoldid.errors import NotEstimableError
 from manifoldid.groups.base import GaugeGroup
 from manifoldid.inference.contrast import Contrast, correlation_of, half_of
 from manifoldid.inference.information import DenseInverse, InverseInformation, jacobian
@@ -18,7 +17,7 @@ from manifoldid.inference.pairwise import PairwiseContrasts
 from manifoldid.inference.pools import differences, pools_of, require_pairs
 from manifoldid.inference.presentation import Column, rendered
 from manifoldid.inference.quasi_variance import QuasiVariances, fitted, quasi_variances, refusal
-from manifoldid.invariance import default_tolerance, largest_change
+from manifoldid.invariance import TAKE_DIFFERENCES, largest_change, require_estimable
 from manifoldid.plots import caterpillar
 from manifoldid.points import Weights, blocks_of, detached, event_numel, flatten, own_copy, unflatten
 from manifoldid.sections import SectionLike, as_section
@@ -349,11 +348,7 @@ class Estimate:
             raise ValueError(
                 f"{who} leaves torch for numpy, where it has no derivative: write it in torch, or draw it: fn of sample(size)"
             ) from error
-        if not change.relative <= default_tolerance(self.point):
-            raise NotEstimableError(
-                f"{who} is not constant on the orbits of {self.group}: it changes by {change.relative:.1e} relative under the "
-                f"{change.generator}; take differences (ratios, distances), or fix a gauge first: mid.Section(group)(x){instead}"
-            )
+        require_estimable(change, self.point, self.group, who, TAKE_DIFFERENCES + instead)
 
 
 def _errors(covariance: Tensor) -> Tensor:
