@@ -23,10 +23,8 @@ else:
 AnyPoint = TypeVar("AnyPoint", bound=Tensor | Mapping[str, Tensor])
 
 HALF = (torch.float16, torch.bfloat16)
-OUT_OF_DOMAIN = (
-    ValueError,
-    torch.linalg.LinAlgError,
-)  # what distributions and factorisations raise outside of their domain
+# What distributions and factorisations raise outside of their domain.
+OUT_OF_DOMAIN = (ValueError, torch.linalg.LinAlgError)
 
 
 @runtime_checkable

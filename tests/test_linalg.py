@@ -116,9 +116,8 @@ def test_rotation_log_knows_half_turns(signs):
     for q in (turn, rotation(len(signs))[0] @ turn @ rotation(len(signs))[0].mT):
         x = rotation_log(q)
         torch.testing.assert_close(x, -x.mT)
-        torch.testing.assert_close(
-            torch.linalg.matrix_exp(x), q, rtol=0, atol=1e-7
-        )  # eigenvalues near -1 are known to sqrt(eps)
+        # eigenvalues near -1 are known to sqrt(eps)
+        torch.testing.assert_close(torch.linalg.matrix_exp(x), q, rtol=0, atol=1e-7)
 
 
 def test_ties_of_the_largest_modulus_do_not_depend_on_rounding():

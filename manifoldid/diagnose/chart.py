@@ -27,13 +27,13 @@ _ALIKE = 1e-7
 
 @dataclass(frozen=True, eq=False)
 class TabulatedField(Field):
-    """c_i xi(x_i) with xi a Chebyshev series or a table on [low, high]; outside, the null space at the point decides.
+    """c_i xi(x_i) with xi, or 1 / xi, a Chebyshev series on [low, high]; outside, the null space at the point decides.
 
     Attributes:
         coefficients: c (n,), zero for coordinates that do not move.
         series: Coefficients (degree + 1,) of xi, or of 1 / xi.
         inverse: Whether they are those of 1 / xi.
-        low: Start of the range of the table.
+        low: Start of the range of the series.
         high: End of the range of the table.
         nulls: Null spaces of the model.
         polynomial: The series as a polynomial with simple coefficients, up to a factor; None if it is long.

@@ -37,7 +37,7 @@ def find_discrete(
     drawn = torch.stack([*points, *(probe.draw() for _ in range(3))])
     positive = (drawn > 0).all(0) if probe.sampled else torch.zeros(probe.size, dtype=torch.bool)
     finder = Finder(probe, fields, points[:2], labels, positive)
-    units = _units(probe, points[0])
+    units = _units(probe, points[0], labels)
     finder.offer_all(
         itertools.chain(_signs(probe, units, labels), _exchanges(probe, units, labels), _elementwise(probe))
     )
@@ -49,7 +49,7 @@ def find_discrete(
 # ---------------------------------------------------------------------------------------------------- candidates
 
 
-def _units(probe: Probe, x: Tensor) -> list[list[int]]:
+def _units(probe: Probe, x: Tensor, labels: Labels) -> list[list[int]]:
     """Sets of coordinates that may be exchanged as wholes: the r-th members of all classes of alike coordinates."""
     if probe.size > 400:
         return []
@@ -68,7 +68,7 @@ def _units(probe: Probe, x: Tensor) -> list[list[int]]:
         home = next(
             (c for c in classes if float((jacobian[:, i] - jacobian[:, c[0]]).norm()) <= 1e-10 * float(size)), None
         )
-        if home is None or probe_block(probe, i) != probe_block(probe, home[0]):
+        if home is None or labels.block_of(i) != labels.block_of(home[0]):
             classes.append([i])
         else:
             home.append(i)
@@ -80,11 +80,6 @@ def _units(probe: Probe, x: Tensor) -> list[list[int]]:
         if len(alike) > 1 and len(alike) <= 6:
             found += [[c[r]] for c in alike for r in range(count)]
     return found
-
-
-def probe_block(probe: Probe, index: int) -> str:
-    """The block of a coordinate."""
-    return next(name for name, (start, stop) in probe.spans().items() if start <= index < stop)
 
 
 def _signs(probe: Probe, units: list[list[int]], labels: Labels) -> Iterator[tuple[str, str, Move]]:

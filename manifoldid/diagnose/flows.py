@@ -11,7 +11,7 @@ from manifoldid.points import concrete
 _STAGES = (2, 4, 6, 8, 10, 12)  # steps of the midpoint rule before extrapolation in 1/steps^2 (Gragg, Bulirsch, Stoer)
 _BLIND_STEPS = 8  # where values cannot be looked at
 _BALANCINGS = 30
-_FAR = 1e8  # times which the rest of the series, 1/25!, is still below rounding
+_FAR = 1e8  # 1/25!, the first term that the series leaves out, is below rounding even times this
 _TERMS = 24  # of the exponential series at norm <= 1: 1/24! is below rounding
 
 

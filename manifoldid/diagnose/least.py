@@ -13,13 +13,8 @@ if TYPE_CHECKING:
     from manifoldid.diagnose.generated import GeneratedGroup
 
 _TURN = 0.1  # how much the direction of a point counts beside its length
-_TIMES = (
-    0.1,
-    0.3,
-    1.0,
-    3.0,
-    10.0,
-)  # of moves to begin with, in the time in which a field moves a point by its own size
+# Times of moves to begin with, in the time in which a field moves a point by its own size.
+_TIMES = (0.1, 0.3, 1.0, 3.0, 10.0)
 _FIRST_STEPS = 8  # of Newton's method from each of them
 _MOST_DIRECTIONS = 8
 _FAR = 1e12  # a start whose value is so many times larger is out of reach

@@ -79,9 +79,8 @@ def _loaded(path: Path) -> ModuleType:
         raise ModelFileError(f"{path} is no Python file: pass FILE.py:predict")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look their module up
-    sys.path.insert(
-        0, str(path.resolve().parent)
-    )  # what lies beside the file can be imported, as with `python FILE.py`
+    # what lies beside the file can be imported, as with `python FILE.py`
+    sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
     except SystemExit as error:

@@ -24,10 +24,7 @@ MOST_UNKNOWN = 5
 _MOST_COORDINATES = 8
 _WIDE = (6, 3)  # starts of each kind, at the first point and at further ones
 _MOST = 3  # solutions at each point that are looked at, the nearest
-_EVALUATIONS = (
-    1200,
-    600,
-)  # of predictions after which no further start is tried, at the first point and at further ones
+_EVALUATIONS = (1200, 600)  # of predictions; then no further start is tried, at the first point and at further ones
 _SOLVED = 1e-10  # relative to the largest prediction
 _BETWEEN = 1e-7  # change of predictions on the way to another solution; less is the same one along a sloppy direction
 _FITTED = 1e-8

@@ -70,9 +70,8 @@ class _Cheapest:
     def __init__(self, matrix: np.ndarray, echelon: np.ndarray, rows: list[int]):
         self._back = np.linalg.inv(matrix[rows])  # echelon = matrix @ back
         self._matrix = matrix[np.abs(matrix).max(axis=1) > _NOTHING * np.abs(matrix).max()]
-        simple = np.where(
-            np.abs(echelon) > _CLEAN * np.abs(echelon).max(), echelon, 0.0
-        )  # many zeros: the solver is faster
+        # many zeros: the solver is faster
+        simple = np.where(np.abs(echelon) > _CLEAN * np.abs(echelon).max(), echelon, 0.0)
         self._table = scipy.sparse.csc_matrix(simple[np.abs(simple).max(axis=1) > 0].T)
 
     def __call__(self, functional: np.ndarray) -> Tensor | None:

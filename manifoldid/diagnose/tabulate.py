@@ -24,9 +24,7 @@ _STEPS = 18  # beyond them, on each side
 _GROWTH = 2.0  # of steps
 _GOES_ON = 0.8  # ratio of growths of the chart, over two steps, by which it does not come to an end
 _NEAR_STEPS = 4  # that are kept where the chart comes to an end at infinity
-_FITTED = (
-    1e-10  # relative error of the spline of 1 / xi at places that it was not made of, before it is made of them, too
-)
+_FITTED = 1e-10  # relative error of the spline of 1 / xi at places that it was not made of, before they go into it, too
 _WORST = 1e-6  # the same of a table that is any good
 _GAIN = 2.0  # by which the error falls when cells are halved (64 for a smooth function); less is rounding
 _MOST = 1500  # places

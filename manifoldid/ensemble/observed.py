@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from manifoldid.ensemble.members import PADDING
+from manifoldid.ensemble.moments import average
 from manifoldid.errors import NotConvergedError, NotIdentifiableError, listed
 from manifoldid.groups import Affine, PositiveScaling, Scaling, Translation
 from manifoldid.groups._items import ItemGroup
@@ -49,9 +50,8 @@ def who_saw_enough(fn: Callable[[Point], Any], members: Tensor, observed: Tensor
     seen = members[observed]
     low, high = seen.min(), seen.max()
     reach = torch.where(high > low, high - low, torch.ones_like(low))
-    bottom, top = (
-        (low / 2, 2 * high) if bool(low > 0) else (low - reach, high + reach)
-    )  # positive numbers stay positive
+    # positive numbers stay positive
+    bottom, top = (low / 2, 2 * high) if bool(low > 0) else (low - reach, high + reach)
     values = torch.stack([_numbers(fn(member)) for member in members])
     slack = torch.finfo(members.dtype).eps ** 0.5 * values.abs().amax(0)
     found = []
@@ -161,24 +161,18 @@ def _shifts(values: Tensor, group: ItemGroup, w: Tensor, observed: Tensor) -> tu
         right = (v * x).sum(1) - v @ (share * x).sum(0)
         shift = torch.linalg.lstsq(normal, right[:, None], driver="gelsd").solution
         moved[:, items] = (x - shift).to(values.dtype)
-    return moved, _consensus(moved, observed)
-
-
-def _consensus(moved: Tensor, observed: Tensor) -> Tensor:
-    """The mean of the members that saw an item."""
-    counts = observed.sum(0)
-    return torch.where(observed, moved, torch.zeros_like(moved)).sum(0) / counts
+    return moved, average(moved, observed)
 
 
 def _alternate(values: Tensor, group: ItemGroup, w: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
     """Alternating least squares: consensus from moves, moves from consensus (regression of the consensus on a member)."""
     moved = values.clone()
     fit: Callable[[Tensor, Tensor, Tensor], Tensor] = _regress if isinstance(group, Affine) else _rescale
-    consensus = canonicalise(group, _consensus(moved, observed), None, "consensus of the members")[0].point
+    consensus = canonicalise(group, average(moved, observed), None, "consensus of the members")[0].point
     for _ in range(_MOST_SWEEPS):
         for items in _by_block(group, values):
             moved[:, items] = fit(values[:, items], consensus[items], w[:, items])
-        new = canonicalise(group, _consensus(moved, observed), None, "consensus of the members")[0].point
+        new = canonicalise(group, average(moved, observed), None, "consensus of the members")[0].point
         change = float((new - consensus).abs().max())
         consensus = new
         if change <= 64 * torch.finfo(values.dtype).eps:

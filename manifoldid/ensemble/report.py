@@ -28,9 +28,8 @@ def ensemble_rows(ensemble: "Ensemble", names: Names, section: SectionLike, bloc
     several = is_dict(means) and len(means) > 1 and block is None
     rows = []
     for of in list(blocks_of(means)) if block is None else [block]:
-        labels = item_labels(
-            called, of, blocks_of(means)[of].shape
-        )  # a complex number is one row: its deviation is real
+        # a complex number is one row: its deviation is real
+        labels = item_labels(called, of, blocks_of(means)[of].shape)
         counts = [len(ensemble)] * len(labels) if ensemble.observed is None else ensemble.counts.tolist()
         columns = (blocks_of(t)[of].flatten().tolist() for t in (means, deviations))
         for label, mean, deviation, count in zip(labels, *columns, counts, strict=True):

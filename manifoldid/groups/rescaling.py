@@ -396,9 +396,8 @@ def _norm(rows: Tensor) -> Tensor:
 def _angle_over_rate(square: Tensor, ahead: Tensor) -> Tensor:
     """atan2(rate, ahead) / rate as a function of rate^2: smooth at 0, where second-order methods differentiate `exp` twice."""
     near = (ahead > 0) & (square < 1e-3 * ahead.square())
-    slope = 1 / torch.where(
-        ahead.abs() > 0, ahead, torch.ones_like(ahead)
-    )  # through the tip of the cone there is no direction
+    # through the tip of the cone there is no direction
+    slope = 1 / torch.where(ahead.abs() > 0, ahead, torch.ones_like(ahead))
     ratio = torch.where(near, square * slope.square(), torch.zeros_like(square))
     series = 1 - ratio * (1 / 3 - ratio * (1 / 5 - ratio * (1 / 7 - ratio * (1 / 9 - ratio / 11))))
     away = ~near & (square > 0)

@@ -166,9 +166,8 @@ def test_a_rounded_parameter_is_not_called_gauge():
 
 
 def test_signs_alone_have_no_derivative_information():
-    diagnosis = diagnose(
-        lambda x: (x > 0).to(F64), normal(4)
-    )  # at random points, which keep their signs, nothing changes
+    # at random points, which keep their signs, nothing changes
+    diagnosis = diagnose(lambda x: (x > 0).to(F64), normal(4))
     assert "no derivative information" in diagnosis.verdict
     assert diagnosis.identifiable is None
 

@@ -101,9 +101,8 @@ def test_the_section_is_one_point_of_an_orbit_and_its_frame_leads_back(predict):
 def test_frames_lead_back_to_points_that_no_exponential_reaches():
     point, _, group = diagnosed(symplectic)
     y = mid.Section(group)(point)
-    x = y * torch.tensor(
-        [-3.0, -1 / 3], dtype=F64
-    )  # half a turn and a stretch: of trace below -2, as no exp(M) of trace 0
+    # half a turn and a stretch: of trace below -2, as no exp(M) of trace 0
+    x = y * torch.tensor([-3.0, -1 / 3], dtype=F64)
     assert (mid.Section(group)(x) - y).norm() < 1e-8 * y.norm()
     assert (moved(group, mid.Section(group).frame(x), y) - x).norm() < 1e-8 * x.norm()
 

@@ -87,8 +87,8 @@ def test_a_field_without_a_formula_is_a_group_that_finite_moves_confirm():
     assert [g.closed_form for g in d.generators] == [False]
     assert d.generators[0].flow_error < 1e-11
     point, group = normal(3), d.group
-    drawn_range = psi(group.act(torch.tensor([3.0], dtype=F64), point)) - psi(point)
-    assert (drawn_range - drawn_range[0]).abs().max() < 1e-9  # three standard deviations beyond
+    shift = psi(group.act(torch.tensor([3.0], dtype=F64), point)) - psi(point)  # three standard deviations beyond
+    assert (shift - shift[0]).abs().max() < 1e-9
     assert pickle.loads(pickle.dumps(group)) == group == copy.deepcopy(group)
     assert "psi, tabulated on [" in repr(group)
     for words in ("a shift of psi(x), psi tabulated on", "psi(x[0]) - psi(x[", "outside of ["):

@@ -330,9 +330,8 @@ def replicated_parameters_stay_the_same_bits_under_ddp(rank):
     replica = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = adam(replica.parameters())
     mid.attach(optimizer, mid.Affine(), model.scores)
-    games = torch.randint(
-        ITEMS, (2, 20), generator=torch.Generator().manual_seed(10 + rank)
-    )  # other games on every rank
+    # other games on every rank
+    games = torch.randint(ITEMS, (2, 20), generator=torch.Generator().manual_seed(10 + rank))
     for _ in range(10):
         optimizer.zero_grad()
         (replica(*games) * 1.0).backward()

@@ -154,9 +154,8 @@ def fit_baseball(optimiser_name, origin):
 
     if optimiser_name == "line-search":
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", geoopt.optim.rlinesearch.LineSearchWarning
-            )  # at the minimum it takes no step
+            # at the minimum it takes no step
+            warnings.simplefilter("ignore", geoopt.optim.rlinesearch.LineSearchWarning)
             for _ in range(12):
                 optimiser.step(closure)
     else:

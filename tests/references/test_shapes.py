@@ -35,7 +35,6 @@ def test_an_ensemble_of_shapes_is_aligned_to_the_mean_shape():
     shapes = skulls()
     ensemble = mid.Ensemble(shapes, mid.Similarity())
     assert float(MANIFOLD.dist(ensemble.mean(), MANIFOLD.mean(shapes))) < 1e-10
-    rms = (
-        ensemble.std().square().sum().sqrt() / UNIT
-    )  # of the aligned configurations: the tangent-space spread, to second order
+    # of the aligned configurations: the tangent-space spread, to second order
+    rms = ensemble.std().square().sum().sqrt() / UNIT
     assert abs(float(rms) - (GORF["frechet_var"] / 29) ** 0.5) < 1e-3
