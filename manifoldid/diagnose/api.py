@@ -15,12 +15,12 @@ from manifoldid.diagnose.fields import ClosedField, Field, combined
 from manifoldid.diagnose.finite import find_discrete
 from manifoldid.diagnose.formula import formula
 from manifoldid.diagnose.generators import Algebra, Search
-from manifoldid.diagnose.invariants import invariants
+from manifoldid.diagnose.invariants import invariants, still_text
 from manifoldid.diagnose.labels import Labels, labels_of
 from manifoldid.diagnose.large import add_large_projections, search_large
 from manifoldid.diagnose.match import match_group
 from manifoldid.diagnose.moves import Moves, finite_moves, relative_change, straight_move
-from manifoldid.diagnose.naming import MOST_BRACKETS, name_of, name_of_many, structure_of
+from manifoldid.diagnose.naming import MOST_BRACKETS, name_of, name_of_many, structure_of, with_lines
 from manifoldid.diagnose.networks import NetworkDiagnosis, diagnose_network
 from manifoldid.diagnose.notes import BLIND, notes_of
 from manifoldid.diagnose.nullspace import NullSpaces
@@ -29,6 +29,7 @@ from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.ratios import add_ratio
 from manifoldid.diagnose.stages import Stages
 from manifoldid.diagnose.strategy import search_closed_forms
+from manifoldid.groups.base import GaugeGroup
 
 _LARGE = 600  # parameters beyond which derivatives are never matrices
 _MOVES = 1e-6  # relative change under a finite move that shows that a null direction is no gauge
@@ -122,7 +123,7 @@ def _diagnosed(probe: Probe, stages: Stages) -> Diagnosis:
     labels = labels_of(probe.like)
     found = _found(probe, stages)
     search = found.search
-    if search.dim == probe.size and _moves(probe):
+    if (search.dim == probe.size and _moves(probe)) or len(search.nulls.jumping) == probe.size:
         return _blind(probe)
     stages.begin("finite moves along the generators")
     points = [p.x for p in search.nulls.regular(2)]
@@ -166,8 +167,8 @@ def _found(probe: Probe, stages: Stages) -> _Found:
 
 def _generators(
     probe: Probe, fields: list[Field], points: list[torch.Tensor], labels: Labels
-) -> tuple[list[Generator], list[str]]:
-    """The generators that finite moves confirm, and the formulas of those that they do not."""
+) -> tuple[list[Generator], list[Field]]:
+    """The generators that finite moves confirm, and the fields that they do not."""
     generators, lost, kept = [], [], []
     together = _moved_together(probe, fields, points[0])
     unnamed = sum(not f.has_flow for f in fields)
@@ -178,12 +179,11 @@ def _generators(
             moves = together or finite_moves(probe, field, points)
         if isinstance(field, TableField):
             moves = moves._replace(complete=field.table.complete)
-        text = formula(field, labels)
         if moves.error > (_MOVES if field.has_flow and probe.exact else _JUMPS):
-            lost.append(text)
+            lost.append(field)
             continue
         kept.append(field)
-        name = f"X{len(kept)}"
+        name, text = f"X{len(kept)}", formula(field, labels)
         generators.append(
             Generator(name, text, moves.error, moves.complete, field.closed_form, field, probe.like, moves.jump)
         )
@@ -205,7 +205,7 @@ def _assembled(
     probe: Probe,
     found: _Found,
     generators: list[Generator],
-    lost: list[str],
+    lost: list[Field],
     points: list[torch.Tensor],
     labels: Labels,
     stages: Stages,
@@ -213,16 +213,18 @@ def _assembled(
     search, nulls = found.search, found.search.nulls
     fields, formulas = search.fields, [g.formula for g in generators]
     dim = search.rank() if lost else search.dim
-    unknown = search.dim - dim
+    unknown = search.dim - dim + len(nulls.jumping)
     algebra = structure_of(search) if lost else found.algebra
     many = len(fields) > MOST_BRACKETS
     closed = algebra.closed and all(f.closed_form for f in fields) and (many or len(algebra.constants) == len(fields))
     one_flow = len(fields) == 1 and fields[0].has_flow
     whole = (closed or many or one_flow) and all(g.complete and g.flat_field.has_flow for g in generators)
     stages.begin("the group")
-    nothing = not fields and unknown > 0  # neither a gauge nor the certainty that there is none
+    nothing = not fields and unknown + nulls.more > 0  # neither a gauge nor the certainty that there is none
     reach = _SHORT_REACH if any(g.jump for g in generators) else _REACH
-    group = match_group(probe, fields, formulas, points, reach) if (whole or not dim) and not nothing else None
+    group = None
+    if (whole or not dim) and not nothing:
+        group = match_group(probe, fields, formulas, points, reach, nulls.scale.isinf())
     algebra_name = name_of_many(search, group, dim) if many else name_of(search, algebra, closed, dim)
     closed = closed or (many and (group is not None or not algebra_name.startswith("unknown")))
     small = probe.size <= _LARGE
@@ -233,24 +235,41 @@ def _assembled(
     stages.begin("information at the point")
     directions = directions_at(probe, found.null_dim, nulls.scale, labels) if small else ()
     diagnosis = Diagnosis(
-        dim=dim,
-        null_dim=found.null_dim,
-        algebra=algebra_name,
+        dim=dim + len(nulls.dead),
+        null_dim=found.null_dim + len(nulls.dead) + len(nulls.jumping),
+        algebra=with_lines(algebra_name, len(nulls.dead)),
         generators=tuple(generators),
         discrete=discrete,
         starts=starts,
         group=group,
         directions=directions,
         weak=weak_ones(directions),
-        dead=_dead(fields, labels) if small else (),
+        dead=_dead(fields, labels) if small else tuple(labels.name(i) for i in nulls.dead.tolist()),
         verdict="",
         warnings=(),
         certainty=nulls.kept / max(nulls.dropped, 1e-17),
         size=probe.size,
-        invariants=_BUT_UNKNOWN if nothing else invariants(fields, group, labels, probe.size),
+        invariants=_determined(search, unknown, group, labels, lost),
         unknown=unknown,
+        more=nulls.more,
     )
-    return diagnosis.concluded(notes_of(probe, diagnosis, lost, closed, nulls.certain, nulls.more, nulls.left_out))
+    jumping = [f"all of {still_text(nulls.jumping.tolist(), labels)}"] if len(nulls.jumping) else []
+    texts = [*(formula(field, labels) for field in lost), *jumping]
+    return diagnosis.concluded(notes_of(probe, diagnosis, texts, closed, nulls))
+
+
+def _determined(search: Search, unknown: int, group: GaugeGroup | None, labels: Labels, lost: list[Field]) -> str:
+    """What predictions determine, as text."""
+    nulls, fields = search.nulls, search.fields
+    if nulls.more:
+        live = int(nulls.scale.isfinite().sum())
+        return f"about {nulls.rank - nulls.more} combinations of {live} parameters"
+    if unknown and not fields:
+        return _BUT_UNKNOWN
+    apart = nulls.scale.isinf()
+    for field in lost:
+        apart |= field.moved_rows() if isinstance(field, ClosedField) else False
+    return invariants(fields, group, labels, nulls.probe.size, apart)
 
 
 def _blind(probe: Probe) -> Diagnosis:

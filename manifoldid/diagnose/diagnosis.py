@@ -133,7 +133,8 @@ class Diagnosis:
             table).
         directions: Directions from the worst to the best determined, on the complement of the gauge at the point.
         weak: Those among them with little information; identifiable in principle.
-        dead: Names of parameters that nothing sees.
+        dead: Names of parameters that nothing sees. They count in `dim`; of models with more than 600 parameters they are not among
+            the generators, and `group` is that of the others.
         verdict: One line.
         warnings: What to know before trusting it, each with a remedy.
         certainty: Ratio of the smallest singular value that counts to the largest that does not.
@@ -141,6 +142,7 @@ class Diagnosis:
         invariants: What predictions determine, as text.
         design: How many of the `dim` directions more varied inputs would determine; 0 if no `inputs` were given.
         unknown: Directions of which nothing is known: the derivative vanishes everywhere, and finite moves change predictions (thresholds).
+        more: How many further null directions there are, roughly, that were too many to be looked at; they are not in `dim`.
         starts: From how many starts second solutions were looked for; 0 where there are too many unknowns for it.
     """
 
@@ -161,11 +163,14 @@ class Diagnosis:
     design: int = 0
     starts: int = 0
     unknown: int = 0
+    more: int = 0
 
     @property
     def identifiable(self) -> bool | None:
         """Whether there is no gauge (finite symmetries and weak directions aside); None if that is not known."""
-        return None if self.algebra == "unknown" or (self.unknown and not self.dim) else self.dim == 0
+        if self.dim or self.more:
+            return False
+        return None if self.algebra == "unknown" or self.unknown else True
 
     def concluded(self, warnings: tuple[str, ...]) -> "Diagnosis":
         """The same with its verdict and these warnings."""
@@ -184,7 +189,10 @@ def _verdict(d: Diagnosis) -> str:
         name = d.algebra if d.algebra.startswith("unknown") else f"algebra {d.algebra}"
         design = f", {d.design} of it due to the inputs (design)" if d.design else ""
         blind = f"; nothing is known of {d.unknown} direction(s) without derivative" if d.unknown else ""
-        return f"not identifiable: a gauge of dimension {d.dim} ({name}){more}{design}{blind}"
+        rest = f"; about {d.more} further directions are unseen" if d.more else ""
+        return f"not identifiable: a gauge of dimension {d.dim} ({name}){more}{design}{blind}{rest}"
+    if d.more:
+        return f"not identifiable: about {d.more} directions are unseen, none of a form that was looked for"
     if d.unknown:
         return f"no derivative information along {d.unknown} direction(s): of these nothing is known, the others are identifiable"
     if d.null_dim:

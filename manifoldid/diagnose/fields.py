@@ -207,6 +207,21 @@ class ClosedField(Field):
             moved[monomial.row] = True
         return moved
 
+    def on(self, moved: Tensor) -> "ClosedField":
+        """The field without its velocities of coordinates where the mask `moved` (n,) is false."""
+        if bool(moved.all()):
+            return self
+        kept, mask = moved[self.rows], moved.double()
+        return ClosedField(
+            self.size,
+            None if self.constant is None else self.constant * mask,
+            self.rows[kept],
+            self.columns[kept],
+            self.entries[kept],
+            {name: c * mask for name, c in self.pointwise.items()},
+            tuple(m for m in self.monomials if moved[m.row]),
+        )
+
     def lone_coordinate(self) -> int | None:
         """The coordinate that the field moves at constant speed, if that is all it does: predictions do not depend on it."""
         if self.constant is None or not self.is_affine or len(self.rows):

@@ -26,6 +26,7 @@ _MOST_FOUND = 24
 _ATTEMPTS = 4  # from places on the orbit
 _MOST_TURNS = 6  # rotations whose half turns are looked at
 _STALLED = 10  # steps along an orbit without getting nearer to the target
+_LONGEST = 0.7  # time of such a step
 
 Move = Callable[[Tensor], Tensor]
 
@@ -182,6 +183,7 @@ class Flows:
     def between(self, start: Tensor, target: Tensor, scale: Tensor) -> list[Tensor] | None:
         """Times of flows that carry one point to another; None if none are found."""
         turns = self.turns
+        longest = math.inf if self.straight else _LONGEST
         for steps in itertools.chain(*(itertools.combinations(turns, count) for count in (1, 2, 3))):
             y = functools.reduce(self.flow, steps, start)
             if bool(((y - target).abs() <= 1e-8 * scale).all()):
@@ -197,7 +199,7 @@ class Flows:
                 if not bool(torch.isfinite(velocities).all()):
                     break
                 step = torch.linalg.pinv(velocities / scale[:, None], rtol=1e-10) @ ((target - y) / scale)
-                steps.append(step * min(1.0, 0.7 / max(float(step.abs().max()), 1e-300)))
+                steps.append(step * min(1.0, longest / max(float(step.abs().max()), 1e-300)))
                 y = self.flow(y, steps[-1])
                 rest.append(float(((y - target) / scale).abs().max()))
                 if rest[-1] < 1e-8:
@@ -205,6 +207,11 @@ class Flows:
                 if float(step.abs().max()) < 1e-10 or (len(rest) > _STALLED and rest[-1] > 0.5 * rest[-1 - _STALLED]):
                     break
         return None
+
+    @property
+    def straight(self) -> bool:
+        """Whether all fields are constants."""
+        return self.matrices is not None and not bool(self.matrices[:, :-1, :-1].any())
 
     @property
     def turns(self) -> list[Tensor]:

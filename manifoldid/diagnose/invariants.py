@@ -47,17 +47,17 @@ _KNOWN = {
 }
 
 
-def invariants(fields: list[Field], group: GaugeGroup | None, labels: Labels, size: int) -> str:
-    """Functions of the parameters that predictions determine, as text."""
+def invariants(fields: list[Field], group: GaugeGroup | None, labels: Labels, size: int, apart: Tensor) -> str:
+    """Functions of the parameters that predictions determine, as text; `apart`: mask (n,) of those that count for nothing."""
     if not fields:
-        return "every parameter"
+        return "every parameter, apart from the dead ones" if bool(apart.any()) else "every parameter"
     blocked = getattr(group, "blocks", None) is not None
     if type(group).__name__ in _KNOWN:
         return _KNOWN[type(group).__name__] + (" within each block" if blocked else "")
-    still = _untouched(fields, labels, size)
+    still = _untouched(fields, apart)
     combinations = _in_charts(fields, labels, size)
     if combinations is None:
-        free = size - len(still)
+        free = size - len(still) - int(apart.sum())
         combinations = [f"{free - len(fields)} combinations of the others"] if free > len(fields) else []
     parts = ([still_text(still, labels)] if still else []) + combinations
     return "; ".join(parts) if parts else "nothing"
@@ -71,10 +71,12 @@ def still_text(still: list[int], labels: Labels) -> str:
     return ", ".join(labels.listed(indices) for indices in by_block.values())
 
 
-def _untouched(fields: list[Field], labels: Labels, size: int) -> list[int]:
-    if not all(isinstance(f, (ClosedField, TableField)) for f in fields):
-        return []
-    moved = torch.stack([f.moved_rows() for f in fields if isinstance(f, (ClosedField, TableField))]).any(0)
+def _untouched(fields: list[Field], apart: Tensor) -> list[int]:
+    moved = apart.clone()
+    for f in fields:
+        if not isinstance(f, (ClosedField, TableField)):
+            return []
+        moved |= f.moved_rows()
     return (~moved).nonzero()[:, 0].tolist()
 
 

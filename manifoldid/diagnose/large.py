@@ -3,6 +3,9 @@
 Candidates come first from the structure of the point (constants, scalings and small matrix maps of its blocks), tested with
 products J'w of random w; what they do not explain is looked for by random projections on the null space, and pointwise
 fields c_i f(x_i) are read off these: c = nu(x) / f(x) must be the same vector at every point.
+
+Parameters without derivative (rows of an embedding that no observation names) are set apart beforehand: their scale is
+infinite, so that they are 0 in all vectors, and fields are those of the other parameters.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +19,7 @@ from manifoldid.diagnose.functions import CONSTANT, LIBRARY, ScalarFunction
 from manifoldid.diagnose.generators import Search, _sparse_constants, independent
 from manifoldid.diagnose.libraries import Operators, Pointwise
 from manifoldid.diagnose.matrix_free import LargeNull, Linearised, diagonal_weight, large_null, project
+from manifoldid.diagnose.moves import relative_change
 from manifoldid.diagnose.nullspace import LocalNull, scale_of
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.sparse import echelon_basis, readable
@@ -23,32 +27,51 @@ from manifoldid.diagnose.strategy import block_families, layout_guesses
 
 _MOST_NUMBERS = 40_000_000  # of a dense table of candidate fields, 320 MB
 _MOST_DIRECTIONS = 64
+_MOST_FIELDS = 1500  # of one family
+_MOST_POINTS = 16
+_SPARE = 12  # equations beyond those that decide
+_ROUNDING = 1e-12  # relative change of predictions
+_MOVES = 5  # of coordinates without derivative, in the domain, and as many beyond
+_MOST_TESTS = 100  # by which coordinates that leave predictions alone are told from others
 
 
 class LargeNulls:
     """Null spaces of a large model, one point at a time and without matrices; `NullSpaces` is the dense counterpart.
 
     Attributes:
-        scale: Units (n,) of the coordinates.
-        dim: Dimension of the generic null space.
+        scale: Units (n,) of the coordinates, infinite for those that are set apart.
+        dead: Places (k,) of coordinates that predictions do not depend on.
+        jumping: Places (k,) of coordinates along which there is no derivative, and predictions change.
+        dim: Dimension of the generic null space of the others.
         certain: Whether all iterations converged.
         more: How many further null directions there are, roughly, that were too many to look for.
         left_out: Whether there were too many candidates for a model of this size.
     """
 
     def __init__(self, probe: Probe):
-        """Draws two points and linearises the model there."""
+        """Draws points, as many as it takes to test candidates, and linearises the model there."""
         self.probe = probe
-        points = [probe.draw() for _ in range(2)]
+        count = min(max(2, -(-2 * _MOST_FIELDS // probe.outputs.numel())), _MOST_POINTS)
+        points = [probe.draw() for _ in range(count)]
         self.scale = scale_of(torch.stack(points), probe.spans().values())
         self.models = [Linearised(probe, x, self.scale) for x in points]
+        self.dead = self.jumping = torch.zeros(0, dtype=torch.long)
+        flat = _without_derivative(self.models, probe)
+        if bool(flat.any()):
+            self.dead, self.jumping = _dead_and_jumping(probe, flat.nonzero()[:, 0], self._typical())
+            self.scale = self.scale.masked_fill(flat, torch.inf)
+            self.models = [Linearised(probe, x, self.scale) for x in points]
         self.dim, self.certain, self.more, self.left_out = 0, True, 0, False
         self.kept, self.dropped = 1.0, 1e-11
+
+    def _typical(self) -> Tensor:
+        """Units (n,) of the blocks, whatever those of single coordinates: small numbers move as far as the others."""
+        return torch.cat([self.scale[a:b].median().expand(b - a) for a, b in self.probe.spans().values()])
 
     @property
     def rank(self) -> int:
         """Generic rank."""
-        return self.probe.size - self.dim
+        return self.models[0].size - self.dim
 
     def regular(self, count: int) -> list[LocalNull]:
         """The probe points, at most `count`; their null spaces are left out."""
@@ -56,15 +79,59 @@ class LargeNulls:
         return [LocalNull(model.x, empty, empty, empty[0:0].reshape(-1), 1.0, 0.0) for model in self.models[:count]]
 
 
+def _without_derivative(models: list[Linearised], probe: Probe) -> Tensor:
+    """Mask (n,) of the coordinates along which the derivative is exactly zero at every point, the caller's included."""
+    every = [*models, Linearised(probe, probe.point, models[0].scale)]
+    draws = [torch.randn(m.outputs, generator=probe.generator, dtype=torch.float64) for m in every]
+    return (torch.stack([m.pull(w) for m, w in zip(every, draws, strict=True)]) == 0).all(0)
+
+
+def _dead_and_jumping(probe: Probe, flat: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Which coordinates leave predictions alone, and which do not, or are among too many to be told one from the other."""
+    dead, jumping, left, tests = [flat[:0]], [flat[:0]], [flat], 0
+    while left:
+        places, tests = left.pop(), tests + 1
+        if _unmoved(probe, places, scale):
+            dead.append(places)
+        elif len(places) == 1 or tests + len(left) >= _MOST_TESTS:
+            jumping.append(places)
+        else:
+            left += places.chunk(2)
+    return torch.cat(dead).sort().values, torch.cat(jumping).sort().values
+
+
+def _unmoved(probe: Probe, places: Tensor, scale: Tensor) -> bool:
+    """Whether finite moves of these coordinates leave predictions alone; moves that leave the domain do not count."""
+    x = probe.draw()
+    flat = torch.zeros(len(x), dtype=torch.bool).index_fill(0, places, True)
+    others = torch.stack([probe.draw() for _ in range(_MOVES)])
+    wide = x + scale * torch.randn(_MOVES, len(x), generator=probe.generator, dtype=torch.float64)
+    moved = probe.many_values(torch.where(flat, torch.cat([others, wide]), x))
+    changes = [relative_change(probe.values(x), values) for values in moved if bool(values.isfinite().all())]
+    return bool(changes) and max(changes) <= _ROUNDING
+
+
 def search_large(probe: Probe) -> tuple[Search, int]:
-    """The fields of a large model, and the dimension of the null space at the caller's point."""
-    nulls = LargeNulls(probe)
+    """The fields of a large model, and the dimension of the null space at the caller's point, of the coordinates that have a derivative."""
+    search, dim = _searched(probe, LargeNulls(probe))
+    live = search.nulls.scale.isfinite()
+    search.fields[:] = [f.on(live) if isinstance(f, ClosedField) else f for f in search.fields]
+    return search, dim
+
+
+def _searched(probe: Probe, nulls: LargeNulls) -> tuple[Search, int]:
     search, here = Search(nulls, []), Linearised(probe, probe.point, nulls.scale)
+    if not here.size:
+        return search, 0
     fields = _along_axes(nulls)
     if fields and _all_of_it(search, here, fields):
         return search, nulls.dim
     fields = _with_blocks(nulls, fields)
+    if 2 * (fewest := here.size - here.outputs) > here.size:
+        return _mostly_unseen(search, nulls, fields, fewest)
     first = large_null(nulls.models[0], probe.generator, _span(fields, nulls.models[0]), _MOST_DIRECTIONS)
+    if 2 * first.basis.shape[1] > here.size:
+        return _mostly_unseen(search, nulls, fields, first.basis.shape[1])
     nulls.dim, nulls.certain, nulls.more = first.basis.shape[1], first.certain, first.more
     if nulls.dim:
         _explain(search, nulls, first, fields)
@@ -74,13 +141,27 @@ def search_large(probe: Probe) -> tuple[Search, int]:
     return search, local.basis.shape[1]
 
 
+def _mostly_unseen(search: Search, nulls: LargeNulls, fields: list[Field], dim: int) -> tuple[Search, int]:
+    """The structured fields alone, and how many directions are left: null spaces of `dim` > n / 2 meet whatever the model.
+
+    Fields that vanish at two points, which is how others are found, would then say nothing.
+    """
+    simple_first = sorted(fields, key=lambda f: len(f.rows) if isinstance(f, ClosedField) else 0)
+    search.fields += _independent(simple_first, nulls.models[0])
+    nulls.dim = len(search.fields)
+    nulls.more = dim - nulls.dim
+    return search, nulls.dim
+
+
 def _all_of_it(search: Search, here: Linearised, fields: list[Field]) -> bool:
     """Whether fields span the null space at the caller's point; then `search` has them, and is done.
 
     It is then that of generic points, too: predictions see no less there, and the fields have no smaller rank.
     """
     nulls, span = search.nulls, _span(fields, here)
-    if span.shape[1] < len(fields) or not isinstance(nulls, LargeNulls) or not _vertical_at(here, span, nulls):
+    if span.shape[1] < len(fields) or here.size - here.outputs > len(fields):
+        return False
+    if not isinstance(nulls, LargeNulls) or not _vertical_at(here, span, nulls):
         return False
     found = large_null(here, nulls.probe.generator, span, most=0)
     if found.basis.shape[1] > len(fields) or found.more:
@@ -92,8 +173,8 @@ def _all_of_it(search: Search, here: Linearised, fields: list[Field]) -> bool:
 
 def _vertical_at(here: Linearised, span: Tensor, nulls: LargeNulls) -> bool:
     """Whether a random combination of orthonormal columns is unseen."""
-    draws = [torch.randn(k, generator=nulls.probe.generator, dtype=torch.float64) for k in (span.shape[1], here.size)]
-    inside, any_ = span @ draws[0], draws[1]
+    inside = span @ torch.randn(span.shape[1], generator=nulls.probe.generator, dtype=torch.float64)
+    any_ = here.random(nulls.probe.generator)
     return float(here.push(inside).norm() / inside.norm()) <= 1e-8 * float(here.push(any_).norm() / any_.norm())
 
 
@@ -163,10 +244,11 @@ def _take(search: Search, model: Linearised, fields: Sequence[Field], rank: int)
 
 def _pointwise(basis: Tensor, function: ScalarFunction, nulls: LargeNulls) -> list[ClosedField]:
     """All fields c_i f(x_i) of the null space with basis (n, d) at the first point, tested at the second."""
-    first, second = nulls.models
-    there = function.value(second.x)
-    c = basis * nulls.scale[:, None] / function.value(first.x)[:, None]
-    candidates = c * there[:, None] / nulls.scale[:, None]
+    first, second = nulls.models[:2]
+    live = first.live.nonzero()[:, 0]
+    scale, there = nulls.scale[live], function.value(second.x[live])
+    c = basis[live] * scale[:, None] / function.value(first.x[live])[:, None]
+    candidates = c * there[:, None] / scale[:, None]
     length = candidates.norm(dim=0)
     if not bool(torch.isfinite(length).all()):
         return []
@@ -174,23 +256,30 @@ def _pointwise(basis: Tensor, function: ScalarFunction, nulls: LargeNulls) -> li
     u, s, vh = torch.linalg.svd(candidates / length, full_matrices=False)
     keep = s > 1e-6 * s[0]
     mix = vh[keep].mT / s[keep] / length[:, None]
-    seen = torch.stack([second.push(v) for v in u[:, keep].mT], dim=1)
-    z = torch.randn(len(c), generator=nulls.probe.generator, dtype=torch.float64)
+    n = len(first.x)
+    seen = torch.stack([second.push(_spread(v, live, n)) for v in u[:, keep].mT], dim=1)
+    z = second.random(nulls.probe.generator)
     top = float(second.push(z).norm() / z.norm())
     _, sigma, right = torch.linalg.svd(seen / max(top, 1e-300), full_matrices=False)
     kept = mix @ right[sigma < 1e-7].mT
     if not kept.shape[1]:
         return []
-    family = Pointwise(len(c), (function,))
-    return [family.field(found) for found in _sparse_constants(c @ kept, nulls.scale)]
+    family = Pointwise(n, (function,))
+    return [family.field(_spread(found, live, n)) for found in _sparse_constants(c @ kept, scale)]
+
+
+def _spread(values: Tensor, live: Tensor, n: int) -> Tensor:
+    """Values of the live coordinates as a vector (n,) that is 0 in the others."""
+    return values.new_zeros(n).index_copy(0, live, values)
 
 
 def _structured(nulls: LargeNulls, families: Iterable[Operators]) -> list[Field]:
     """Fields of structured families that are vertical at both points: those of the family with most of them."""
     best: list[Field] = []
     n = nulls.probe.size
+    equations = sum(model.outputs for model in nulls.models)
     for family in families:
-        if family.count * n <= _MOST_NUMBERS and family.count <= 1500:
+        if family.count * n <= _MOST_NUMBERS and family.count <= min(_MOST_FIELDS, equations - _SPARE):
             found = _vertical(family, nulls)
             best = found if len(found) > len(best) else best
     return best
@@ -236,7 +325,7 @@ def _read(family: Operators, seen: list[Tensor], gram: Tensor, size: Tensor) -> 
 def _span(fields: list[Field], model: Linearised) -> Tensor:
     """Orthonormal columns (n, k) of the fields at a point, in scaled coordinates."""
     if not fields:
-        return torch.zeros(model.size, 0, dtype=torch.float64)
+        return model.x.new_zeros(len(model.x), 0)
     values = torch.stack([f(model.x) for f in fields], dim=1) / model.scale[:, None]
     q, r = torch.linalg.qr(values / values.norm(dim=0).clamp_min(1e-300))
     size = r.diagonal().abs()
@@ -256,13 +345,13 @@ def add_large_projections(search: Search) -> None:
 
 def _projection(nulls: LargeNulls) -> Field:
     """A field without a formula: a random direction, projected on the null space at each point."""
-    z = torch.randn(nulls.probe.size, generator=nulls.probe.generator, dtype=torch.float64)
+    z = nulls.models[0].random(nulls.probe.generator)
 
     def velocity(x: Tensor) -> Tensor:
         model = Linearised(nulls.probe, x.detach().double(), nulls.scale)
         weight = diagonal_weight(model, torch.Generator().manual_seed(0))
         null, _ = project(model, z, torch.ones_like(weight))
-        return (nulls.scale * null).to(x)
+        return (model.unit * null).to(x)
 
     return FunctionField(
         nulls.probe.size,

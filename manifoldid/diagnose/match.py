@@ -31,7 +31,7 @@ _MOST_COMPARED = 4000
 
 
 def match_group(
-    probe: Probe, fields: list[Field], formulas: list[str], points: list[Tensor], reach: float = 0.3
+    probe: Probe, fields: list[Field], formulas: list[str], points: list[Tensor], reach: float, apart: Tensor
 ) -> GaugeGroup | None:
     """The group of complete fields that close under the bracket.
 
@@ -41,13 +41,15 @@ def match_group(
         formulas: What they are, as text.
         points: Flat generic points.
         reach: Size of the coordinates of finite moves by which a proposal is tested.
+        apart: Mask (n,) of coordinates that count for nothing: fields leave them alone. Groups of the catalogue may move them, but
+            for shifts: a mean is one of numbers that count.
 
     Returns:
         A group of the catalogue if one has the same orbits, otherwise a `GeneratedGroup`; None if no group acts.
     """
     if not fields:
         return Product()
-    matcher = _Matcher(probe, fields, points[:2], reach)
+    matcher = _Matcher(probe, fields, points[:2], reach, apart)
     if isinstance(fields[0], TableField):
         tabulated = tabulated_group(fields[0], probe.like)
         return tabulated if tabulated is not None and matcher.same(tabulated) else None
@@ -64,8 +66,9 @@ def match_group(
 class _Matcher:
     """Compares proposed groups with the fields."""
 
-    def __init__(self, probe: Probe, fields: list[Field], points: list[Tensor], reach: float):
+    def __init__(self, probe: Probe, fields: list[Field], points: list[Tensor], reach: float, apart: Tensor):
         self.probe, self.fields, self.points, self.reach = probe, fields, points, reach
+        self.live = (~apart).double()
         self.like = probe.like
         self.spans = [self._orthonormal(torch.stack([f(x) for f in fields], dim=1)) for x in points]
         self.rank = max(span.shape[1] for span in self.spans)
@@ -101,7 +104,7 @@ class _Matcher:
                 group.validate(point)
                 if not self._random_velocity_inside(group, point, span):
                     return -1
-                basis = _rows(group, point)
+                basis = _rows(group, point) * self.live
             except (TypeError, ValueError, RuntimeError):
                 return -1
             within = basis @ span
@@ -117,7 +120,7 @@ class _Matcher:
         """Whether one random velocity is a combination of the fields: what most proposals fail, without their whole basis."""
         zero = zero_coordinates(group, point)
         xi = torch.randn(zero.shape, generator=self.probe.generator, dtype=torch.float64)
-        velocity = derivative_along(lambda c: _flat(moved(group, c, point), self.like), zero, xi)
+        velocity = self.live * derivative_along(lambda c: _flat(moved(group, c, point), self.like), zero, xi)
         rest = velocity - span @ (span.mT @ velocity)
         return float(rest.norm()) <= _SAME * float(velocity.norm())
 
@@ -136,10 +139,14 @@ class _Matcher:
 
     def whole(self) -> Iterator[GaugeGroup]:
         """Groups on the whole point, simple ones first."""
+        only_constants = len(self.constants) == len(self.fields)
+        if only_constants and not bool(self.live.all()):
+            yield self._shift()
+            return
         if isinstance(self.like, Tensor):
             yield from self.on_tensor("", self.like)
-            if len(self.constants) == len(self.fields):
-                yield Shift(torch.stack(self.constants).reshape(-1, *self.like.shape))
+            if only_constants:
+                yield self._shift()
             if self.like.ndim == 1 and not self.like.is_complex():
                 proposals = (
                     pointwise_group(self.fields, self.points),
@@ -149,11 +156,17 @@ class _Matcher:
             return
         yield from self.joint(self.like)
         yield from self._products(self.like)
-        if len(self.constants) == len(self.fields):
-            yield Shift([self._direction(c) for c in self.constants])
+        if only_constants:
+            yield self._shift()
         if len(self.diagonals) == len(self.fields) <= MOST_GENERATORS:
             logarithmic = logarithmic_group(self.diagonals, blocks_of(self.like), self.positive)
             yield from () if logarithmic is None else (logarithmic,)
+
+    def _shift(self) -> Shift:
+        """The shifts along the constants."""
+        if isinstance(self.like, Tensor):
+            return Shift(torch.stack(self.constants).reshape(-1, *self.like.shape))
+        return Shift([self._direction(c) for c in self.constants])
 
     def _products(self, like: Point) -> Iterator[GaugeGroup]:
         """A product of factors on disjoint blocks."""

@@ -25,11 +25,26 @@ _CHANCE = 1e-3  # share of a random vector in the null space, relative to its ex
 
 
 class Linearised:
-    """The derivative of predictions at one point, in the scaled coordinates x / scale, as products with vectors."""
+    """The derivative of predictions at one point, in the scaled coordinates x / scale, as products with vectors.
+
+    Coordinates of infinite scale are left out: they are 0 in all vectors.
+
+    Attributes:
+        x: The flat point (n,).
+        scale: Units (n,) of the coordinates.
+        unit: The same with 0 for infinity.
+        live: 1.0 (n,) for the coordinates that are not left out, and
+        size: their number.
+        outputs: p, the number of predictions.
+        constant: Whether predictions have no derivative at all.
+    """
 
     def __init__(self, probe: Probe, x: Tensor, scale: Tensor):
         """Evaluates the model once and keeps the graph."""
-        self.x, self.scale, self.size = x, scale, probe.size
+        self.x, self.scale = x, scale
+        self.unit = scale.masked_fill(scale.isinf(), 0.0)
+        self.live = (self.unit != 0).double()
+        self.size = int(self.live.sum())
         self._input = x.detach().clone().requires_grad_()
         self._output = probe.predict(self._input)
         self.outputs = self._output.numel()
@@ -46,16 +61,20 @@ class Linearised:
     def pull(self, w: Tensor) -> Tensor:
         """J' w (n,) for w (p,)."""
         if self.constant:
-            return torch.zeros(self.size, dtype=torch.float64)
+            return torch.zeros_like(self.scale)
         (g,) = torch.autograd.grad(self._output, self._input, w.to(self._output.dtype), retain_graph=True)
-        return g.double() * self.scale
+        return g.double() * self.unit
 
     def push(self, u: Tensor) -> Tensor:
         """J u (p,) for u (n,)."""
         if not self._linear:
             return torch.zeros(self.outputs, dtype=torch.float64)
-        (v,) = torch.autograd.grad(self._pulled, self._dual, (u * self.scale).to(self._pulled.dtype), retain_graph=True)
+        (v,) = torch.autograd.grad(self._pulled, self._dual, (u * self.unit).to(self._pulled.dtype), retain_graph=True)
         return v.double()
+
+    def random(self, generator: torch.Generator) -> Tensor:
+        """A random vector (n,)."""
+        return torch.randn(len(self.x), generator=generator, dtype=torch.float64) * self.live
 
 
 def project(
@@ -131,10 +150,10 @@ def large_null(model: Linearised, generator: torch.Generator, known: Tensor | No
     root = (
         weight.sqrt()
     )  # in the coordinates x / root columns of J are of one size, and conjugate gradients project orthogonally
-    basis = torch.zeros(n, 0, dtype=torch.float64) if known is None else torch.linalg.qr(known / root[:, None])[0]
+    basis = model.x.new_zeros(len(model.x), 0) if known is None else torch.linalg.qr(known / root[:, None])[0]
     certain, more = True, 0.0
     for _ in range(most + 1):
-        z = torch.randn(n, generator=generator, dtype=torch.float64)
+        z = model.random(generator)
         z = z - basis @ (basis.mT @ z)
         null, converged = project(model, z, root, 0.5 * _CHANCE * float(z.norm()) / n**0.5)
         more = float(null.square().sum())  # chi-squared with as many degrees of freedom as there are directions left
@@ -185,16 +204,18 @@ def _dense_null(model: Linearised, generator: torch.Generator) -> LargeNull:
             model.pull(torch.randn(model.outputs, generator=generator, dtype=torch.float64) / model.outputs**0.5)
             for _ in range(wanted)
         ]
-    null = null_of(torch.stack(rows), model.x)
-    return LargeNull(null.null, null.dropped < 1e-2 * null.kept, 0)
+    live = model.live.nonzero()[:, 0]
+    null = null_of(torch.stack(rows)[:, live], model.x[live])
+    basis = null.null.new_zeros(len(model.x), null.null.shape[1]).index_copy(0, live, null.null)
+    return LargeNull(basis, null.dropped < 1e-2 * null.kept, 0)
 
 
 def diagonal_weight(model: Linearised, generator: torch.Generator, count: int = 8) -> Tensor:
     """1 / diag(J'J) (n,), estimated by random signs and bounded: Jacobi's preconditioner."""
-    total = torch.zeros(model.size, dtype=torch.float64)
+    total = torch.zeros_like(model.scale)
     for _ in range(count):
         signs = torch.randint(0, 2, (model.outputs,), generator=generator).double() * 2 - 1
         total += model.pull(signs).square()
     size = total / count
-    floor = 1e-8 * size.mean()
+    floor = 1e-8 * size.sum() / max(model.size, 1)
     return (1 / size.clamp_min(floor)) if floor > 0 else torch.ones_like(size)

@@ -75,7 +75,15 @@ def name_of_many(search: Search, group: GaugeGroup | None, dim: int) -> str:
         else:
             return f"unknown(dim={dim})"
     names.sort(key=lambda name: (name.startswith("R"), name))
-    return " + ".join([*names, *([] if not lines else ["R" if lines == 1 else f"R^{lines}"])])
+    return with_lines(" + ".join(names) or "trivial", lines)
+
+
+def with_lines(name: str, count: int) -> str:
+    """The name of the direct sum of an algebra and R^count."""
+    if not count:
+        return name
+    lines = "R" if count == 1 else f"R^{count}"
+    return lines if name == "trivial" else f"{name} + {lines}"
 
 
 def _is_general_linear(group: GaugeGroup) -> bool:

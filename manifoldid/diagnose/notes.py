@@ -2,7 +2,9 @@
 
 from manifoldid.diagnose.chart import TableField, TabulatedField
 from manifoldid.diagnose.diagnosis import Diagnosis
+from manifoldid.diagnose.large import LargeNulls
 from manifoldid.diagnose.match import MOST_GENERATORS
+from manifoldid.diagnose.nullspace import NullSpaces
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.tabulate import Table
 
@@ -10,7 +12,7 @@ _EXACT = 1e-8  # change of predictions under finite moves that needs no mention
 
 
 def notes_of(
-    probe: Probe, d: Diagnosis, lost: list[str], closed: bool, certain: bool, more: int, left_out: bool
+    probe: Probe, d: Diagnosis, lost: list[str], closed: bool, nulls: NullSpaces | LargeNulls
 ) -> tuple[str, ...]:
     """The notes of a diagnosis.
 
@@ -19,9 +21,7 @@ def notes_of(
         d: The diagnosis so far.
         lost: Formulas of null directions along which finite moves change predictions.
         closed: Whether the generators close under the bracket with constant coefficients.
-        certain: Whether rounding and information are clearly apart.
-        more: How many further null directions there are, roughly.
-        left_out: Whether candidates were left out of a large model.
+        nulls: The null spaces.
 
     Returns:
         Sentences.
@@ -29,11 +29,12 @@ def notes_of(
     found = [
         *probe.notes,
         _too_few_outputs(probe),
+        _apart(d, len(nulls.dead)),
         _vacuous(probe, d),
-        _LEFT_OUT if left_out and (more or not all(g.closed_form for g in d.generators)) else _too_many(d, more),
+        _LEFT_OUT if nulls.left_out and (d.more or not all(g.closed_form for g in d.generators)) else _too_many(d),
         _lost(lost),
         _singular(d),
-        "" if certain else _UNCERTAIN,
+        "" if nulls.certain else _UNCERTAIN,
         _unnamed(d, closed),
         _without_group(d),
         _INCOMPLETE if any(g.closed_form and not g.complete for g in d.generators) else "",
@@ -110,11 +111,27 @@ def _too_few_outputs(probe: Probe) -> str:
     )
 
 
-def _too_many(d: Diagnosis, more: int) -> str:
-    if not more:
+def _apart(d: Diagnosis, dead: int) -> str:
+    """Of large models, whose dead parameters are not among the generators."""
+    if not dead:
         return ""
+    share = (
+        "; d.group is that of the others, and where it acts on whole tensors sections average dead numbers as well"
+        if d.generators
+        else ""
+    )
     return (
-        f"beside these {d.dim} directions about {more} more are unseen or hardly seen, too many to be looked for one by one: "
+        f"predictions do not depend on {dead} of the {d.size} parameters: leave them out of the model, or return predictions "
+        f"that do{share}"
+    )
+
+
+def _too_many(d: Diagnosis) -> str:
+    if not d.more:
+        return ""
+    beside = f"beside these {d.dim} directions about {d.more} more" if d.dim else f"about {d.more} directions"
+    return (
+        f"{beside} are unseen or hardly seen, too many to be looked for one by one: "
         "most likely `predict` covers too few inputs; return predictions at more of them"
     )
 
@@ -124,7 +141,7 @@ def _lost(lost: list[str]) -> str:
         return ""
     return (
         f"no derivative information along {'; '.join(lost[:2])}: the derivative vanishes and finite moves still change "
-        "predictions (a threshold or rounding in `predict`); return probabilities, not decisions"
+        "predictions (a threshold or rounding in `predict`, a unit that is off at every input); return probabilities, not decisions"
     )
 
 

@@ -137,6 +137,16 @@ class NullSpaces:
         return 0
 
     @property
+    def dead(self) -> Tensor:
+        """Places of coordinates that were set apart since nothing depends on them: none, fields of small models tell them."""
+        return torch.zeros(0, dtype=torch.long)
+
+    @property
+    def jumping(self) -> Tensor:
+        """Places of coordinates that were set apart since predictions only jump along them: none, finite moves tell them."""
+        return torch.zeros(0, dtype=torch.long)
+
+    @property
     def left_out(self) -> bool:
         """Whether there were too many candidates for a model of this size: there are not in small ones."""
         return False

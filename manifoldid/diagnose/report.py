@@ -20,13 +20,13 @@ def report(d: Diagnosis) -> str:
     """The page, at most a screen."""
     lines = [d.verdict, ""]
     lines += _entry("determined", [d.invariants])
-    if d.dim:
+    if d.generators:
         lines += _entry("not seen", _generators(d), most=2)
     if d.dead:
         lines += _entry("dead", [", ".join(d.dead[:8]) + (f", ... ({len(d.dead)})" if len(d.dead) > 8 else "")])
-    if d.identifiable is not None:
+    if d.group is not None or d.generators:
         lines += _entry("group", [_group(d)])
-    if d.group is not None and d.dim:
+    if d.group is not None and d.generators:
         lines += _entry("next", ["mid.attach(optimizer, d.group, parameters); mid.Ensemble(members, d.group)"])
     if d.discrete:
         lines += _entry("finite part", _shortened([f"{s.formula}  ({s.name})" for s in d.discrete]), most=2)
@@ -77,7 +77,7 @@ def _group(d: Diagnosis) -> str:
     if d.group is None:
         acts = all(g.complete and g.closed_form for g in d.generators)
         return f"none {'of the catalogue' if acts else 'acts on all points'} (see the notes). Instead: {_remedy(d)}"
-    if not d.dim:
+    if not d.generators:
         return "mid.Product(), the trivial group: nothing has to be removed"
     text = repr(d.group)
     if text.startswith("GeneratedGroup"):
@@ -100,5 +100,5 @@ def _remedy(d: Diagnosis) -> str:
 def _numbers(d: Diagnosis) -> str:
     where = f"null space {d.null_dim} at the point" if d.null_dim != d.dim else "the same at the point"
     error = max((g.flow_error for g in d.generators), default=0.0)
-    moves = f"; finite moves change predictions by {error:.0e}" if d.dim else ""
+    moves = f"; finite moves change predictions by {error:.0e}" if d.generators else ""
     return f"{d.size} parameters, orbit dimension {d.dim} ({where}); gap {d.certainty:.0e}{moves}"
