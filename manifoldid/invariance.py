@@ -145,17 +145,17 @@ def largest_change_of_maps(fn: Callable[[Point], Any], point: Point, group: Gaug
         point: One point, as a member of an ensemble is one.
         group: Any group.
     """
-    worst = Change(0.0, "nothing")
-    for factor, of in group.factors():
-        if not isinstance(factor, Finite):
-            continue
-        with torch.no_grad():
-            base = _outputs(fn(point))
+    worst, finite = Change(0.0, "nothing"), [(f, of) for f, of in group.factors() if isinstance(f, Finite)]
+    if not finite:
+        return worst
+    with torch.no_grad():
+        base = _outputs(fn(point))
+        scale = _natural_scale(fn, point, base, torch.Generator().manual_seed(0))
+        for factor, of in finite:
             for words, image in factor.images_by_map(part_of(point, of)):
-                if not bool(torch.isfinite(flatten(image)).all()):
-                    continue
-                change = _relative(base, _outputs(fn(with_part(point, of, image))), 0.0)
-                worst = max(worst, Change(change, f"map {words}"), key=lambda c: c.relative)
+                if bool(torch.isfinite(flatten(image)).all()):
+                    change = _relative(base, _outputs(fn(with_part(point, of, image))), scale)
+                    worst = max(worst, Change(change, f"map {words}"), key=lambda c: c.relative)
     return worst
 
 

@@ -116,6 +116,14 @@ def test_a_contrast_that_sees_the_branch_is_refused_with_the_map(product):
         )
 
 
+def test_a_function_that_is_zero_but_for_rounding_is_not_taken_for_one_that_sees_the_maps():
+    turned = mid.Finite(lambda x: x.roll(1, -1), event_dim=1)
+    x = torch.tensor([0.1, 0.2, -0.3], dtype=torch.float64)  # whose sum depends on the order of the terms, by rounding
+    assert x.sum() != x.roll(1).sum()
+    assert mid.check_invariance(torch.sum, x, turned) < 1e-12
+    assert float(mid.Ensemble(torch.stack([x, x.roll(1)]), turned).contrast(torch.sum).value) < 1e-12
+
+
 def test_contrasts_of_matrix_points_see_the_maps_of_whole_members():
     members = torch.stack([randn(3, 2), -randn(3, 2)])
     ensemble = mid.Ensemble(members, mid.Finite(torch.neg))
