@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import manifoldid as mid
 
@@ -48,6 +49,15 @@ def test_code_of_the_page_prints_what_the_page_says(page, monkeypatch, tmp_path)
         assert checker.check_output(expected, printed, flags), (
             f"{code}\nprints\n{printed}\nand the page says\n{expected}"
         )
+
+
+def test_the_diagnosis_on_the_front_page_begins_as_that_page_says():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code, quoted = re.search(r"```python\n(def predict.*?)```\s*```text\n(.*?)```", text, re.S).groups()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, {"torch": torch, "mid": mid})
+    assert printed.getvalue().startswith(quoted)
 
 
 def test_every_public_name_is_in_the_reference():
