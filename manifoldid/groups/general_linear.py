@@ -294,6 +294,8 @@ class GeneralLinearGeometry(Geometry):
         This keeps A'A - B'B to first order, zero for the balanced points that `attach` starts from; gradient flow keeps it, too. It
         needs one factor of full rank only, so that a factor that is zero gets its size as under a plain optimiser. The metric of this
         class would keep the ratio of A to B instead, and for a B that was zero a step ago that is the learning rate.
+
+        A B' of the answer is that of y to second order in y - x: `x` has to be where the step began.
         """
         # By Gram matrices and not by singular values: what is solved for has their condition, and a step has to be cheap. A'dA is
         # a difference of two of them: its rounding moves the answer along the orbit, by that of the entries of A.
