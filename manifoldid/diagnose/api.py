@@ -32,6 +32,7 @@ from manifoldid.diagnose.strategy import search_closed_forms
 from manifoldid.groups.base import GaugeGroup
 
 _LARGE = 600  # parameters beyond which derivatives are never matrices
+_MOST_UNNAMED = 40  # null directions without a formula that are handed over one by one
 _MOVES = 1e-6  # relative change under a finite move that shows that a null direction is no gauge
 
 _JUMPS = 1e-3  # the same of a field that is itself only as good as the null spaces it was made from
@@ -159,10 +160,13 @@ def _found(probe: Probe, stages: Stages) -> _Found:
     stages.begin("closed forms of the generators")
     search_closed_forms(search, probe.like)
     algebra = structure_of(search)
+    missing = search.dim - search.rank()
+    if missing > _MOST_UNNAMED:
+        nulls.more = missing
     _ = add_ratio(search) or add_tabulated(search) or add_projections(search)
     if len(search.fields) > len(algebra.constants) and all(f.closed_form for f in search.fields):
         algebra = structure_of(search)
-    return _Found(search, probe.size - nulls.local.rank, algebra)
+    return _Found(search, probe.size - nulls.local.rank - nulls.more, algebra)
 
 
 def _generators(
@@ -233,7 +237,7 @@ def _assembled(
     bases = ([probe.point] if found.null_dim == dim else []) + points[:1] if named else []
     discrete, starts = find_discrete(probe, fields, points, labels, bases) if small else ((), 0)
     stages.begin("information at the point")
-    directions = directions_at(probe, found.null_dim, nulls.scale, labels) if small else ()
+    directions = directions_at(probe, found.null_dim + nulls.more, nulls.scale, labels) if small else ()
     diagnosis = Diagnosis(
         dim=dim + len(nulls.dead),
         null_dim=found.null_dim + len(nulls.dead) + len(nulls.jumping),
@@ -263,7 +267,7 @@ def _determined(search: Search, unknown: int, group: GaugeGroup | None, labels: 
     nulls, fields = search.nulls, search.fields
     if nulls.more:
         live = int(nulls.scale.isfinite().sum())
-        return f"about {nulls.rank - nulls.more} combinations of {live} parameters"
+        return f"about {live - nulls.dim - nulls.more} combinations of {live} parameters"
     if unknown and not fields:
         return _BUT_UNKNOWN
     apart = nulls.scale.isinf()

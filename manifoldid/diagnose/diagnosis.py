@@ -142,7 +142,7 @@ class Diagnosis:
         invariants: What predictions determine, as text.
         design: How many of the `dim` directions more varied inputs would determine; 0 if no `inputs` were given.
         unknown: Directions of which nothing is known: the derivative vanishes everywhere, and finite moves change predictions (thresholds).
-        more: How many further null directions there are, roughly, that were too many to be looked at; they are not in `dim`.
+        more: How many further null directions there are, roughly, that were too many to be handed over; they are not in `dim`, `null_dim`.
         starts: From how many starts second solutions were looked for; 0 where there are too many unknowns for it.
     """
 

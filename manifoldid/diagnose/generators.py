@@ -17,7 +17,7 @@ from torch import Tensor
 
 from manifoldid.diagnose.axes import AxisFields
 from manifoldid.diagnose.fields import ClosedField, Field
-from manifoldid.diagnose.libraries import Family
+from manifoldid.diagnose.libraries import Family, Pointwise
 from manifoldid.diagnose.nullspace import LocalNull, NullSpaces, local_null
 from manifoldid.diagnose.sparse import echelon_basis, readable, sparse_candidates
 from manifoldid.points import Point
@@ -115,7 +115,9 @@ class Search:
             return 0
         size = stacked.norm(dim=0) / (len(points) * n) ** 0.5
         used = size > 1e-14 * size.max()
-        space = _vertical_space(stacked[:, used] / size[used], values, points, used, size)
+        orthogonal = isinstance(family, Pointwise) and len(family.functions) == 1
+        whiten = _whitening(stacked[:, used] / size[used], orthogonal)
+        space = _vertical_space(whiten, values, points, used, size)
         if space is None:
             return 0
         full = torch.zeros(family.count, space.shape[1], dtype=torch.float64)
@@ -189,10 +191,10 @@ def _leak(c: Tensor, values: list[Tensor], points: list[LocalNull]) -> float:
     return float(seen / total.clamp_min(1e-300))
 
 
-def _vertical_space(
-    stacked: Tensor, values: list[Tensor], points: list[LocalNull], used: Tensor, size: Tensor
-) -> Tensor | None:
-    """Coefficients (m, D) of vertical combinations of candidates of unit size, orthonormal as fields."""
+def _whitening(stacked: Tensor, orthogonal: bool) -> Tensor:
+    """Combinations (m, k) of the columns that are orthonormal, those that are too close together left out."""
+    if orthogonal:
+        return torch.diag(1 / stacked.norm(dim=0))
     _, s, vh = (
         torch.linalg.svd(stacked, full_matrices=False)
         if stacked.shape[0] < 3 * stacked.shape[1]
@@ -202,7 +204,13 @@ def _vertical_space(
         )
     )
     keep = s > _COLLINEAR * s[0]
-    whiten = vh[keep].mT / s[keep]
+    return vh[keep].mT / s[keep]
+
+
+def _vertical_space(
+    whiten: Tensor, values: list[Tensor], points: list[LocalNull], used: Tensor, size: Tensor
+) -> Tensor | None:
+    """Coefficients (m, D) of vertical combinations of candidates of unit size, orthonormal as fields."""
     seen = torch.cat([p.seen @ (v[:, used] / size[used]) for v, p in zip(values, points, strict=True)]) @ whiten
     if seen.shape[0] > 2 * seen.shape[1]:
         seen = torch.linalg.qr(seen, mode="r")[1]

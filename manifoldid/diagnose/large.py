@@ -45,6 +45,8 @@ class LargeNulls:
         dim: Dimension of the generic null space of the others.
         certain: Whether all iterations converged.
         more: How many further null directions there are, roughly, that were too many to look for.
+        here: The model at the caller's point, and
+        models: at random points, linearised.
         left_out: Whether there were too many candidates for a model of this size.
     """
 
@@ -55,12 +57,14 @@ class LargeNulls:
         points = [probe.draw() for _ in range(count)]
         self.scale = scale_of(torch.stack(points), probe.spans().values())
         self.models = [Linearised(probe, x, self.scale) for x in points]
+        self.here = Linearised(probe, probe.point, self.scale)
         self.dead = self.jumping = torch.zeros(0, dtype=torch.long)
-        flat = _without_derivative(self.models, probe)
+        flat = _without_derivative([*self.models, self.here], probe.generator)
         if bool(flat.any()):
             self.dead, self.jumping = _dead_and_jumping(probe, flat.nonzero()[:, 0], self._typical())
             self.scale = self.scale.masked_fill(flat, torch.inf)
-            self.models = [Linearised(probe, x, self.scale) for x in points]
+            self.models = [model.in_units(self.scale) for model in self.models]
+            self.here = self.here.in_units(self.scale)
         self.dim, self.certain, self.more, self.left_out = 0, True, 0, False
         self.kept, self.dropped = 1.0, 1e-11
 
@@ -79,11 +83,10 @@ class LargeNulls:
         return [LocalNull(model.x, empty, empty, empty[0:0].reshape(-1), 1.0, 0.0) for model in self.models[:count]]
 
 
-def _without_derivative(models: list[Linearised], probe: Probe) -> Tensor:
-    """Mask (n,) of the coordinates along which the derivative is exactly zero at every point, the caller's included."""
-    every = [*models, Linearised(probe, probe.point, models[0].scale)]
-    draws = [torch.randn(m.outputs, generator=probe.generator, dtype=torch.float64) for m in every]
-    return (torch.stack([m.pull(w) for m, w in zip(every, draws, strict=True)]) == 0).all(0)
+def _without_derivative(models: list[Linearised], generator: torch.Generator) -> Tensor:
+    """Mask (n,) of the coordinates along which the derivative is exactly zero at every point."""
+    draws = [torch.randn(m.outputs, generator=generator, dtype=torch.float64) for m in models]
+    return (torch.stack([m.pull(w) for m, w in zip(models, draws, strict=True)]) == 0).all(0)
 
 
 def _dead_and_jumping(probe: Probe, flat: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +123,7 @@ def search_large(probe: Probe) -> tuple[Search, int]:
 
 
 def _searched(probe: Probe, nulls: LargeNulls) -> tuple[Search, int]:
-    search, here = Search(nulls, []), Linearised(probe, probe.point, nulls.scale)
+    search, here = Search(nulls, []), nulls.here
     if not here.size:
         return search, 0
     fields = _along_axes(nulls)

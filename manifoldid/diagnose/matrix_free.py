@@ -6,6 +6,7 @@ Iterations are conjugate gradients on the normal equations, so that their number
 and not with its size; a model too badly conditioned for that is reported as uncertain, not as having a gauge.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -41,10 +42,8 @@ class Linearised:
 
     def __init__(self, probe: Probe, x: Tensor, scale: Tensor):
         """Evaluates the model once and keeps the graph."""
-        self.x, self.scale = x, scale
-        self.unit = scale.masked_fill(scale.isinf(), 0.0)
-        self.live = (self.unit != 0).double()
-        self.size = int(self.live.sum())
+        self.x = x
+        self._measure(scale)
         self._input = x.detach().clone().requires_grad_()
         self._output = probe.predict(self._input)
         self.outputs = self._output.numel()
@@ -57,6 +56,18 @@ class Linearised:
         )
         self.constant = self._pulled is None
         self._linear = not self.constant and self._pulled.requires_grad
+
+    def _measure(self, scale: Tensor) -> None:
+        self.scale = scale
+        self.unit = scale.masked_fill(scale.isinf(), 0.0)
+        self.live = (self.unit != 0).double()
+        self.size = int(self.live.sum())
+
+    def in_units(self, scale: Tensor) -> "Linearised":
+        """The same derivative in other units."""
+        other = copy.copy(self)
+        other._measure(scale)
+        return other
 
     def pull(self, w: Tensor) -> Tensor:
         """J' w (n,) for w (p,)."""

@@ -113,7 +113,7 @@ class NullSpaces:
     Attributes:
         scale: Units (n,) of the coordinates.
         rank: Generic rank: the largest over the probe points.
-        dim: n - rank, the dimension of the generic null space.
+        more: How many null directions are left unnamed since they are too many.
         local: The null space at the caller's point.
     """
 
@@ -125,16 +125,16 @@ class NullSpaces:
         probes = [local_null(probe, x, self.scale) for x in points]
         self.local = local_null(probe, probe.point, self.scale)
         self.rank = max(p.rank for p in [*probes, self.local])
-        self.dim = probe.size - self.rank
+        self.more = 0
         self.all = [*probes, self.local]
         self._regular = [p for p in probes if p.rank == self.rank]
         if self.local.rank == self.rank and (not self._regular or probe.size > 200):
             self._regular.append(self.local)
 
     @property
-    def more(self) -> int:
-        """How many null directions were too many to look for: none, as the null space is dense."""
-        return 0
+    def dim(self) -> int:
+        """Dimension of the generic null space, less those directions that are left unnamed."""
+        return self.probe.size - self.rank - self.more
 
     @property
     def dead(self) -> Tensor:
@@ -172,7 +172,7 @@ class NullSpaces:
         while len(self._regular) < count and misses < 3 * count:
             found = local_null(self.probe, self.probe.draw(), self.scale)
             if found.rank > self.rank:  # a better look at the model: what was regular was not
-                self.rank, self.dim, self._regular = found.rank, self.probe.size - found.rank, []
+                self.rank, self._regular = found.rank, []
             if found.rank == self.rank:
                 self._regular.append(found)
                 self.all.append(found)

@@ -1,4 +1,4 @@
-"""Models of more than 600 parameters: those with too few predictions, and those with parameters that nothing depends on."""
+"""Models of many parameters: with too few predictions for all of them, and with parameters that nothing depends on."""
 
 import pytest
 import torch
@@ -122,3 +122,13 @@ def test_a_parameter_without_derivative_is_not_called_determined(size):
 def test_signs_of_dead_parameters_are_flows_and_no_finite_symmetries():
     point = torch.cat([normal(6), torch.tensor([-9.0, 4.0, 0.01], dtype=F64)])
     assert not diagnose(lambda x: torch.tanh(x[:6, None] - x[None, :6]), point).discrete
+
+
+def test_a_small_network_at_few_inputs_counts_what_has_no_formula():
+    inputs = normal(10, 5)
+    point = {"W": normal(10, 5), "b": normal(10, seed=1), "V": normal(2, 10, seed=2)}
+    diagnosis = diagnose(lambda p: torch.cos(inputs @ p["W"].T + p["b"] + 0.3) ** 3 @ p["V"].T, point)
+    assert (diagnosis.dim, diagnosis.more, diagnosis.identifiable, diagnosis.group) == (0, 60, False, None)
+    assert diagnosis.null_dim == 0  # of the others: 20 directions, all of them determined
+    assert len(diagnosis.directions) == 20
+    assert not any("singular" in note for note in diagnosis.warnings)
