@@ -16,6 +16,7 @@ from manifoldid.points import HALF, OUT_OF_DOMAIN, Point, blocks_of, detached, f
 _STEP = 0.5  # a shift of half a unit, a scale of 1.65, a rotation by 29 degrees
 _MOST_GENERATORS = 64  # tried one by one; beyond it, random combinations and then the steepest coordinate
 _COMBINATIONS = 3
+_COMBINATION = "random combination of generators"
 TAKE_DIFFERENCES = "; take differences (ratios, distances), or fix a gauge first: mid.Section(group)(x)"
 
 
@@ -242,11 +243,21 @@ def _steepest(fn: Callable[[Point], Any], point: Point, group: GaugeGroup, xi: T
         base = _outputs(fn(point))
     with torch.enable_grad():
         move = xi.detach().clone().requires_grad_()
-        change = (_outputs(fn(moved(group, move, point))) - base).square().sum()
+        try:
+            change = (_outputs(fn(moved(group, move, point))) - base).square().sum()
+        except RuntimeError as error:
+            if not leaves_torch(error):
+                raise
+            return _COMBINATION
         if not change.requires_grad or not bool(torch.isfinite(change)):
-            return "random combination of generators"
+            return _COMBINATION
         slope = torch.autograd.grad(change, move)[0].abs()
     return names[int(slope.reshape(-1, len(names)).amax(0).argmax())]
+
+
+def leaves_torch(error: RuntimeError) -> bool:
+    """Whether torch complains of a function that hands a tensor with derivatives to numpy."""
+    return "numpy()" in str(error)
 
 
 def _finite_outputs(value: Any, who: str) -> Tensor:

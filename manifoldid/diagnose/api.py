@@ -15,7 +15,7 @@ from manifoldid.diagnose.fields import ClosedField, Field, combined
 from manifoldid.diagnose.finite import find_discrete
 from manifoldid.diagnose.formula import formula
 from manifoldid.diagnose.generators import Algebra, Search
-from manifoldid.diagnose.invariants import invariants, still_text
+from manifoldid.diagnose.invariants import invariants
 from manifoldid.diagnose.labels import Labels, labels_of
 from manifoldid.diagnose.large import add_large_projections, search_large
 from manifoldid.diagnose.match import match_group
@@ -257,7 +257,7 @@ def _assembled(
         unknown=unknown,
         more=nulls.more,
     )
-    jumping = [f"all of {still_text(nulls.jumping.tolist(), labels)}"] if len(nulls.jumping) else []
+    jumping = [f"all of {labels.listed_by_block(nulls.jumping.tolist())}"] if len(nulls.jumping) else []
     texts = [*(formula(field, labels) for field in lost), *jumping]
     return diagnosis.concluded(notes_of(probe, diagnosis, texts, closed, nulls))
 

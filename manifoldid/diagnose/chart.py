@@ -26,7 +26,7 @@ _ALIKE = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
-class TabulatedField(Field):
+class SeriesField(Field):
     """c_i xi(x_i) with xi, or 1 / xi, a Chebyshev series on [low, high]; outside, the null space at the point decides.
 
     Attributes:
@@ -185,14 +185,14 @@ def _add_series(search: Search, points: list[LocalNull], coefficients: Tensor, d
         series = _series(points, direction, moving, low, high, degree, inverse)
         if series is None:
             continue
-        field = TabulatedField(coefficients, series, inverse, low, high, nulls, _polynomial(series, low, high))
+        field = SeriesField(coefficients, series, inverse, low, high, nulls, _polynomial(series, low, high))
         if all(_vertical(search, field, p) for p in [*points, *search.fresh_points()] if _within(field, p.x)):
             search.fields.append(field)
             return True
     return False
 
 
-def _within(field: TabulatedField, x: Tensor) -> bool:
+def _within(field: SeriesField, x: Tensor) -> bool:
     return not bool(((x < field.low) | (x > field.high)).any())
 
 

@@ -103,7 +103,7 @@ def _signs(probe: Probe, units: list[list[int]], labels: Labels) -> Iterator[tup
     for chosen in dict.fromkeys(tuple(sorted(s)) for s in sets):
         signs = torch.ones(n, dtype=torch.float64)
         signs[list(chosen)] = -1.0
-        text = _named(chosen, labels)
+        text = labels.listed_by_block(chosen)
         yield "sign", f"{text} -> -{text}" if "," not in text else f"({text}) -> -({text})", _multiply(signs)
 
 
@@ -123,13 +123,13 @@ def _exchanges(probe: Probe, units: list[list[int]], labels: Labels) -> Iterator
     long = [unit for unit in units if len(unit) > 1]
     for a, b in itertools.pairwise(long):
         if len(a) == len(b):
-            text = f"({_named(a, labels)}) <-> ({_named(b, labels)})"
+            text = f"({labels.listed_by_block(a)}) <-> ({labels.listed_by_block(b)})"
             yield "exchange of units", text, _permute(n, list(zip(a, b, strict=True)))
     for rows, columns in _matrix_shapes(probe):
         place = torch.arange(n).reshape(rows, columns)
         for table, kind in ((place, "rows"), (place.mT, "columns")):
             for a, b in itertools.pairwise(table.tolist()):
-                text = f"({_named(a, labels)}) <-> ({_named(b, labels)})"
+                text = f"({labels.listed_by_block(a)}) <-> ({labels.listed_by_block(b)})"
                 yield f"exchange of {kind}", text, _permute(n, list(zip(a, b, strict=True)))
     if 2 <= n <= 4:
         for order in itertools.permutations(range(n)):
@@ -177,10 +177,3 @@ def _add(shift: Tensor) -> Move:
 
 def _where(inside: Tensor, function: Move) -> Move:
     return lambda x: torch.where(inside, function(x), x)
-
-
-def _named(chosen: list[int] | tuple[int, ...], labels: Labels) -> str:
-    by_block: dict[str, list[int]] = {}
-    for i in sorted(chosen):
-        by_block.setdefault(labels.block_of(i), []).append(i)
-    return ", ".join(labels.listed(indices) for indices in by_block.values())

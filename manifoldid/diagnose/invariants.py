@@ -59,16 +59,8 @@ def invariants(fields: list[Field], group: GaugeGroup | None, labels: Labels, si
     if combinations is None:
         free = size - len(still) - int(apart.sum())
         combinations = [f"{free - len(fields)} combinations of the others"] if free > len(fields) else []
-    parts = ([still_text(still, labels)] if still else []) + combinations
+    parts = ([labels.listed_by_block(still)] if still else []) + combinations
     return "; ".join(parts) if parts else "nothing"
-
-
-def still_text(still: list[int], labels: Labels) -> str:
-    """Coordinates that no field moves."""
-    by_block: dict[str, list[int]] = {}
-    for i in still:
-        by_block.setdefault(labels.block_of(i), []).append(i)
-    return ", ".join(labels.listed(indices) for indices in by_block.values())
 
 
 def _untouched(fields: list[Field], apart: Tensor) -> list[int]:

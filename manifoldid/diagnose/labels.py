@@ -1,5 +1,7 @@
 """Names of the coordinates of a flat point, as code that a person would write."""
 
+from collections.abc import Iterable
+
 from manifoldid.points import Point, blocks_of
 
 
@@ -32,6 +34,13 @@ class Labels:
             inside, last = divmod(inside, size)
             place.insert(0, last)
         return f"{self.of(block)}[{', '.join(map(str, place))}]" if place else self.of(block)
+
+    def listed_by_block(self, indices: Iterable[int]) -> str:
+        """Coordinates of any blocks, each block after the other."""
+        by_block: dict[str, list[int]] = {}
+        for i in sorted(indices):
+            by_block.setdefault(self.block_of(i), []).append(i)
+        return ", ".join(self.listed(inside) for inside in by_block.values())
 
     def listed(self, indices: list[int]) -> str:
         """Several coordinates of one block: x[0:3], x[1, 4], all of x."""

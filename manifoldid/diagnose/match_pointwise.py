@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldid.diagnose.chart import TableField, TabulatedField
+from manifoldid.diagnose.chart import SeriesField, TableField
 from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.groups import GaugeGroup, Parts, Pointwise, Product, Scaling, Shift, Translation
 from manifoldid.points import Point, blocks_of, unflatten
@@ -209,7 +209,7 @@ def _behind(chart: Chart, coefficients: Tensor, kind: type[Translation] | type[S
 def _polynomial_chart(fields: list[Field]) -> GaugeGroup | None:
     """The chart of a field 1 / p(x), p a positive polynomial: its antiderivative."""
     field = fields[0]
-    if len(fields) != 1 or not isinstance(field, TabulatedField) or not field.inverse or field.polynomial is None:
+    if len(fields) != 1 or not isinstance(field, SeriesField) or not field.inverse or field.polynomial is None:
         return None
     density = field.polynomial
     roots = density.roots()

@@ -1,6 +1,6 @@
 """What to know before trusting a diagnosis, each with a remedy."""
 
-from manifoldid.diagnose.chart import TableField, TabulatedField
+from manifoldid.diagnose.chart import SeriesField, TableField
 from manifoldid.diagnose.diagnosis import Diagnosis
 from manifoldid.diagnose.large import LargeNulls
 from manifoldid.diagnose.match import MOST_GENERATORS
@@ -167,7 +167,7 @@ def _unnamed(d: Diagnosis, closed: bool) -> str:
     fields = [g.flat_field for g in d.generators]
     if len(fields) == 1 and isinstance(fields[0], TableField):
         return _of_a_table(fields[0].table, d)
-    if len(fields) == 1 and isinstance(fields[0], TabulatedField) and not fields[0].closed_form:
+    if len(fields) == 1 and isinstance(fields[0], SeriesField) and not fields[0].closed_form:
         return (
             "xi has no formula in the library of candidates and was fitted where points were drawn; predictions at points laid out for "
             "a longer table do not tell it, so that there is no group: hold a parameter, or write the model in psi, psi' = 1 / xi"

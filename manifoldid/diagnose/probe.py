@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldid.invariance import leaves_torch
 from manifoldid.points import as_point, blocks_of, detached, flatten, is_dict, map_blocks, unflatten
 
 _TRIES = 40  # draws before a domain counts as missed
@@ -83,7 +84,7 @@ class Probe:
         try:
             return self.predict(x)
         except RuntimeError as error:
-            if "numpy()" not in str(error):
+            if not leaves_torch(error):
                 raise
             raise TypeError(
                 "`predict` turns its input into numpy, where derivatives end: write it with torch functions throughout "

@@ -21,7 +21,13 @@ from manifoldid.inference.names import Names, checked_names, chosen_names, item_
 from manifoldid.inference.pairwise import PairwiseContrasts
 from manifoldid.inference.pools import differences, pools_of, require_pairs
 from manifoldid.inference.quasi_variance import QuasiVariances, quasi_variances
-from manifoldid.invariance import TAKE_DIFFERENCES, largest_change, largest_change_of_maps, require_estimable
+from manifoldid.invariance import (
+    TAKE_DIFFERENCES,
+    largest_change,
+    largest_change_of_maps,
+    leaves_torch,
+    require_estimable,
+)
 from manifoldid.points import (
     Point,
     Weights,
@@ -398,7 +404,12 @@ class Ensemble:
 
     def _check_gauge(self, fn: Callable[[Point], Any], who: str, instead: str = "") -> None:
         point = member(whole(self.aligned), 0)
-        change = largest_change(fn, point, self.group)
+        try:
+            change = largest_change(fn, point, self.group)
+        except RuntimeError as error:
+            if not leaves_torch(error):
+                raise
+            change = largest_change(fn, point, self.group, derivatives=False)  # `fn` leaves torch: finite moves tell
         require_estimable(change, point, self.group, who, _CONSEQUENCE + TAKE_DIFFERENCES + instead)
 
     def _check_branches(self, fn: Callable[[Point], Any], who: str, instead: str = "") -> None:

@@ -17,7 +17,7 @@ from manifoldid.inference.pairwise import PairwiseContrasts
 from manifoldid.inference.pools import differences, pools_of, require_pairs
 from manifoldid.inference.presentation import Column, rendered
 from manifoldid.inference.quasi_variance import QuasiVariances, fitted, quasi_variances, refusal
-from manifoldid.invariance import TAKE_DIFFERENCES, largest_change, require_estimable
+from manifoldid.invariance import TAKE_DIFFERENCES, largest_change, leaves_torch, require_estimable
 from manifoldid.plots import caterpillar
 from manifoldid.points import Weights, blocks_of, detached, event_numel, flatten, own_copy, unflatten
 from manifoldid.sections import SectionLike, as_section
@@ -343,7 +343,7 @@ class Estimate:
         try:
             change = largest_change(fn, self.point, self.group)
         except RuntimeError as error:
-            if "numpy()" not in str(error):
+            if not leaves_torch(error):
                 raise
             raise ValueError(
                 f"{who} leaves torch for numpy, where it has no derivative: write it in torch, or draw it: fn of sample(size)"

@@ -86,7 +86,7 @@ def place_of(label: str | int, called: Sequence[str | int], who: str) -> int:
     if label in names:
         return names.index(label)
     found = {names.index(str(label))} if str(label) in names else set()
-    if isinstance(label, int) and -len(names) <= label < len(names):
+    if isinstance(label, int) and not isinstance(label, bool) and -len(names) <= label < len(names):
         found.add(label % len(names))
     if not found:
         raise ValueError(f"`{who}` must be the name or index of an item ({listed(names)}), got {label!r}")

@@ -1,5 +1,6 @@
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -203,6 +204,17 @@ def test_a_level_outside_of_zero_to_one_is_refused(level):
 def test_a_contrast_that_sees_the_gauge_is_refused_and_the_generator_named(group, fn, generator):
     with pytest.raises(mid.NotEstimableError, match=f"`fn` is not constant on the orbits .* under the {generator}"):
         mid.Ensemble(random(5, 6), group).contrast(fn)
+
+
+def test_a_contrast_written_in_numpy_is_checked_by_finite_moves():
+    x = random(5, 6)
+    ensemble = mid.Ensemble(x, mid.Translation())
+    contrast = ensemble.contrast(lambda t: np.subtract(t.numpy()[3], t.numpy()[5]))
+    close(contrast.members, x[:, 3] - x[:, 5])
+    with pytest.raises(mid.NotEstimableError, match="translation"):
+        ensemble.contrast(lambda t: t.numpy()[3])
+    with pytest.raises(mid.NotEstimableError, match="combination of generators"):
+        mid.Ensemble(random(5, 140), mid.Translation(blocks=torch.arange(140) // 2)).contrast(lambda t: t.numpy()[3])
 
 
 def test_a_contrast_that_returns_a_matrix_is_refused():
