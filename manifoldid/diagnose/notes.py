@@ -2,6 +2,7 @@
 
 from manifoldid.diagnose.chart import SeriesField, TableField
 from manifoldid.diagnose.diagnosis import Diagnosis
+from manifoldid.diagnose.labels import labels_of
 from manifoldid.diagnose.large import LargeNulls
 from manifoldid.diagnose.match import MOST_GENERATORS
 from manifoldid.diagnose.nullspace import NullSpaces
@@ -29,7 +30,7 @@ def notes_of(
     found = [
         *probe.notes,
         _too_few_outputs(probe),
-        _apart(d, len(nulls.dead)),
+        _apart(probe, d, nulls.dead.tolist()),
         _vacuous(probe, d),
         _LEFT_OUT if nulls.left_out and (d.more or not all(g.closed_form for g in d.generators)) else _too_many(d),
         _lost(lost),
@@ -111,18 +112,19 @@ def _too_few_outputs(probe: Probe) -> str:
     )
 
 
-def _apart(d: Diagnosis, dead: int) -> str:
+def _apart(probe: Probe, d: Diagnosis, dead: list[int]) -> str:
     """Of large models, whose dead parameters are not among the generators."""
     if not dead:
         return ""
+    names = labels_of(probe.like).listed_by_block(dead)
     share = (
         "; d.group is that of the others, and where it acts on whole tensors sections average dead numbers as well"
         if d.generators
         else ""
     )
     return (
-        f"predictions do not depend on {dead} of the {d.size} parameters: leave them out of the model, or return predictions "
-        f"that do{share}"
+        f"predictions do not depend on {len(dead)} of the {d.size} parameters ({names}): leave them out of the model, or return "
+        f"predictions that do{share}"
     )
 
 

@@ -63,7 +63,7 @@ def test_rows_of_an_embedding_that_nothing_uses_are_dead_and_the_gauge_is_that_o
     assert len(diagnosis.generators) == 9
     assert diagnosis.dead == tuple(f"rows[{i}, {j}]" for i in range(50, 250) for j in range(3))
     assert diagnosis.group == GeneralLinear("rows", "loads", rank_dims=(-1, 0))
-    assert any("do not depend on 600 of the 810 parameters" in note for note in diagnosis.warnings)
+    assert any("do not depend on 600 of the 810 parameters (rows[50:250])" in note for note in diagnosis.warnings)
     velocity = diagnosis.generators[0].field(point)["rows"]
     assert bool(velocity[:50].any())
     assert not bool(velocity[50:].any())
