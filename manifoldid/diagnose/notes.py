@@ -118,7 +118,8 @@ def _apart(probe: Probe, d: Diagnosis, dead: list[int]) -> str:
         return ""
     names = labels_of(probe.like).listed_by_block(dead)
     share = (
-        "; d.group is that of the others, and where it acts on whole tensors sections average dead numbers as well"
+        "; d.group is that of the others: where it acts on whole tensors, give rows of dead numbers weight 0 (weights=) in sections, "
+        "attach and ensembles"
         if d.generators
         else ""
     )

@@ -69,6 +69,17 @@ def test_rows_of_an_embedding_that_nothing_uses_are_dead_and_the_gauge_is_that_o
     assert not bool(velocity[50:].any())
 
 
+def test_with_weight_zero_unused_rows_do_not_enter_the_section_of_the_others():
+    point = {"rows": normal(250, 3), "loads": normal(3, 20, seed=1)}
+    diagnosis = diagnose(lambda p: p["rows"][:50] @ p["loads"], point)
+    members = [diagnosis.group.act(0.3 * normal(9, seed=k), point) for k in range(5)]
+    members = [{**m, "rows": torch.cat([m["rows"][:50], normal(200, 3, seed=k)])} for k, m in enumerate(members)]
+    weights = {"rows": (torch.arange(250) < 50).double()}
+    spread = Ensemble(members, diagnosis.group, weights=weights).std()["rows"][:50].max()
+    assert float(spread) < 1e-13
+    assert float(Ensemble(members, diagnosis.group).std()["rows"][:50].max()) > 0.01
+
+
 def test_items_that_were_never_compared_do_not_enter_the_zero_of_the_others():
     winner, loser = torch.randint(300, (2, 3000), generator=torch.Generator().manual_seed(0))
     diagnosis = diagnose(lambda x: x[winner] - x[loser], normal(700))
