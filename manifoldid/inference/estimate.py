@@ -96,6 +96,8 @@ class Estimate:
     def contrast(self, fn: Linear, minus: str | int | None = None, block: str | None = None) -> Contrast:
         """A differentiable function of the point that is constant on orbits.
 
+        The maps of `Finite` groups are not looked at: value and error are those of the branch that the estimate is on (its labelling).
+
         Args:
             fn: The function, which returns a number or a vector; or coefficients, (n,) or (k, n) for k contrasts, which sum to 0 over
                 what moves together; or the name or index of an item.
