@@ -1,14 +1,14 @@
 """`diagnose`: from a function to an answer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from manifoldid.diagnose.chart import TableField, add_tabulated
 from manifoldid.diagnose.design import with_design
-from manifoldid.diagnose.diagnosis import Diagnosis, Generator
+from manifoldid.diagnose.diagnosis import Diagnosis, DiscreteSymmetry, Generator
 from manifoldid.diagnose.draws import Draws
 from manifoldid.diagnose.fallback import add_projections
 from manifoldid.diagnose.fields import ClosedField, Field, combined
@@ -17,7 +17,7 @@ from manifoldid.diagnose.formula import formula
 from manifoldid.diagnose.generators import Algebra, Search
 from manifoldid.diagnose.invariants import invariants
 from manifoldid.diagnose.labels import Labels, labels_of
-from manifoldid.diagnose.large import add_large_projections, search_large
+from manifoldid.diagnose.large import MOST_UNNAMED, add_large_projections, search_large, unmoved
 from manifoldid.diagnose.match import match_group
 from manifoldid.diagnose.moves import Moves, finite_moves, relative_change, straight_move
 from manifoldid.diagnose.naming import MOST_BRACKETS, name_of, name_of_many, structure_of, with_lines
@@ -30,15 +30,16 @@ from manifoldid.diagnose.ratios import add_ratio
 from manifoldid.diagnose.stages import Stages
 from manifoldid.diagnose.strategy import search_closed_forms
 from manifoldid.groups.base import GaugeGroup
+from manifoldid.points import Point, flatten, unflatten
 
 _LARGE = 600  # parameters beyond which derivatives are never matrices
-_MOST_UNNAMED = 40  # null directions without a formula that are handed over one by one
 _MOVES = 1e-6  # relative change under a finite move that shows that a null direction is no gauge
 
 _JUMPS = 1e-3  # the same of a field that is itself only as good as the null spaces it was made from
 _MOST_INTEGRATED = 2  # unnamed fields whose flows are integrated, a null space at every step (in float64: rounding halves steps for ever)
 _BUT_UNKNOWN = "every parameter, apart from the directions in the note"
 _REACH, _SHORT_REACH = 0.3, 1e-3  # moves by which a proposed group is tested; short where predictions jump
+_WIDE = 8  # units by which parameters that look dead are moved, all together
 _DRAWS = 20  # random points at which a model without derivatives is watched
 
 
@@ -128,7 +129,7 @@ def _diagnosed(probe: Probe, stages: Stages) -> Diagnosis:
         return _blind(probe)
     stages.begin("finite moves along the generators")
     points = [p.x for p in search.nulls.regular(2)]
-    generators, lost = _generators(probe, search.fields, points, labels)
+    generators, lost = _generators(probe, search.fields, points, labels, search.nulls.scale)
     if lost and search.dim == probe.size:
         return _blind(probe)
     return _assembled(probe, found, generators, lost, points, labels, stages)
@@ -161,7 +162,7 @@ def _found(probe: Probe, stages: Stages) -> _Found:
     search_closed_forms(search, probe.like)
     algebra = structure_of(search)
     missing = search.dim - search.rank()
-    if missing > _MOST_UNNAMED:
+    if missing > MOST_UNNAMED:
         nulls.more = missing
     _ = add_ratio(search) or add_tabulated(search) or add_projections(search)
     if len(search.fields) > len(algebra.constants) and all(f.closed_form for f in search.fields):
@@ -170,7 +171,7 @@ def _found(probe: Probe, stages: Stages) -> _Found:
 
 
 def _generators(
-    probe: Probe, fields: list[Field], points: list[torch.Tensor], labels: Labels
+    probe: Probe, fields: list[Field], points: list[torch.Tensor], labels: Labels, size: torch.Tensor
 ) -> tuple[list[Generator], list[Field]]:
     """The generators that finite moves confirm, and the fields that they do not."""
     generators, lost, kept = [], [], []
@@ -190,6 +191,16 @@ def _generators(
         name, text = f"X{len(kept)}", formula(field, labels)
         generators.append(
             Generator(name, text, moves.error, moves.complete, field.closed_form, field, probe.like, moves.jump)
+        )
+    alone = [f.lone_coordinate() if isinstance(f, ClosedField) else None for f in kept]
+    places = torch.tensor([i for i in alone if i is not None], dtype=torch.long)
+    if probe.size <= _LARGE and len(places) and not unmoved(probe, places, _WIDE * size):
+        # together they do not leave predictions alone, as inputs of a maximum that another one exceeds: not dead
+        lost += [f for f, i in zip(kept, alone, strict=True) if i is not None]
+        still = [k for k, i in enumerate(alone) if i is None]
+        kept, generators = (
+            [kept[k] for k in still],
+            [replace(generators[k], name=f"X{n}") for n, k in enumerate(still, 1)],
         )
     fields[:] = kept
     return generators, lost
@@ -236,6 +247,7 @@ def _assembled(
     named = probe.exact and not lost and all(f.has_flow for f in fields)
     bases = ([probe.point] if found.null_dim == dim else []) + points[:1] if named else []
     discrete, starts = find_discrete(probe, fields, points, labels, bases) if small else ((), 0)
+    discrete = tuple(s for s in discrete if _moves_more_than(lost, s, points[0], probe.like))
     stages.begin("information at the point")
     directions = directions_at(probe, found.null_dim + nulls.more, nulls.scale, labels) if small else ()
     diagnosis = Diagnosis(
@@ -260,6 +272,14 @@ def _assembled(
     jumping = [f"all of {labels.listed_by_block(nulls.jumping.tolist())}"] if len(nulls.jumping) else []
     texts = [*(formula(field, labels) for field in lost), *jumping]
     return diagnosis.concluded(notes_of(probe, diagnosis, texts, closed, nulls))
+
+
+def _moves_more_than(lost: list[Field], symmetry: DiscreteSymmetry, x: torch.Tensor, like: Point) -> bool:
+    """Whether a finite symmetry moves coordinates other than those of fields that were lost: of these nothing is known."""
+    known = torch.ones(len(x), dtype=torch.bool)
+    for field in lost:
+        known &= ~field.moved_rows() if isinstance(field, ClosedField) else True
+    return not lost or bool((flatten(symmetry.map(unflatten(x, like))) != x)[known].any())
 
 
 def _determined(search: Search, unknown: int, group: GaugeGroup | None, labels: Labels, lost: list[Field]) -> str:

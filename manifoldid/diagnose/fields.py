@@ -5,7 +5,7 @@ that a translation of a million items costs a vector.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -17,17 +17,19 @@ from manifoldid.diagnose.flows import exponential_action, integrate, steps_of_se
 from manifoldid.diagnose.functions import BY_NAME, CONSTANT, IDENTITY
 from manifoldid.diagnose.lie_series import EndingSeries, Powers, polynomial
 
+WAVES = {"sin": torch.sin, "cos": torch.cos}
 _POLYNOMIAL = 40  # coordinates up to which flows are looked for as polynomials
 
 
 @dataclass(frozen=True)
 class Monomial:
-    """coefficient * prod x_j^p * prod log|x_j|^q * e_row, by pairs (j, p) and (j, q) of whole numbers."""
+    """coefficient * prod x_j^p * prod log|x_j|^q * prod f(x_j) * e_row, by pairs (j, p), (j, q) of whole numbers and (j, f), f in WAVES."""
 
     row: int
     coefficient: float
     powers: tuple[tuple[int, int], ...] = ()
     logs: tuple[tuple[int, int], ...] = ()
+    waves: tuple[tuple[int, str], ...] = ()
 
 
 class Field:
@@ -89,13 +91,18 @@ class ClosedField(Field):
             places, coefficients, rows = self._factors
             factors = x
             if self._padded:
-                logs = [torch.log(x.abs())] if any(m.logs for m in self.monomials) else []
-                factors = torch.cat([x, torch.ones_like(x[..., :1]), *logs], dim=-1)
+                factors = torch.cat([x, torch.ones_like(x[..., :1]), *self._features(x)], dim=-1)
             values = coefficients.to(x)
             for column in places:
                 values = values * factors.index_select(-1, column)
             velocity = velocity.index_add(-1, rows, values)
         return velocity
+
+    def _features(self, x: Tensor) -> list[Tensor]:
+        """log|x| and waves of x, as far as monomials have any."""
+        waves = any(m.waves for m in self.monomials)
+        logs = torch.log(x.abs()) if any(m.logs for m in self.monomials) else torch.zeros_like(x)
+        return [logs, *(f(x) for f in WAVES.values() if waves)]
 
     @cached_property
     def _padded(self) -> bool:
@@ -104,10 +111,11 @@ class ClosedField(Field):
 
     @cached_property
     def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of monomials: the factors of each (degree, m) as places in (x, 1, log|x|), its coefficient and its row (m,)."""
+        """Of monomials: the factors of each (degree, m) as places in (x, 1, log|x|, waves), its coefficient and its row (m,)."""
         lists = [
             [j for j, power in m.powers for _ in range(power)]
             + [self.size + 1 + j for j, power in m.logs for _ in range(power)]
+            + [self.size + 1 + (1 + list(WAVES).index(name)) * self.size + j for j, name in m.waves]
             for m in self.monomials
         ]
         degree = max(map(len, lists))
@@ -183,7 +191,7 @@ class ClosedField(Field):
     @cached_property
     def _series(self) -> EndingSeries | None:
         """The flow, if it is a polynomial."""
-        if self.pointwise or any(m.logs for m in self.monomials) or self.size > _POLYNOMIAL:
+        if self.pointwise or any(m.logs or m.waves for m in self.monomials) or self.size > _POLYNOMIAL:
             return None
         velocity = []
         for i in range(self.size):
@@ -234,8 +242,11 @@ class ClosedField(Field):
         terms = []
         if self.constant is not None and self.constant[row] != 0:
             terms.append((float(self.constant[row]), "1"))
+        linear: dict[int, float] = {}
         for k in (self.rows == row).nonzero()[:, 0].tolist():
-            terms.append((float(self.entries[k]), f"{{{int(self.columns[k])}}}"))
+            column = int(self.columns[k])
+            linear[column] = linear.get(column, 0.0) + float(self.entries[k])
+        terms += [(entry, f"{{{column}}}") for column, entry in linear.items()]
         for name, c in self.pointwise.items():
             if c[row] != 0:
                 terms.append((float(c[row]), BY_NAME[name].written(f"{{{row}}}")))
@@ -243,7 +254,8 @@ class ClosedField(Field):
             if m.row == row:
                 powers = [f"{{{j}}}" + ("" if p == 1 else f"^{p}") for j, p in m.powers]
                 logs = [f"log|{{{j}}}|" + ("" if p == 1 else f"^{p}") for j, p in m.logs]
-                terms.append((m.coefficient, " ".join(powers + logs) or "1"))
+                waves = [f"{name}({{{j}}})" for j, name in m.waves]
+                terms.append((m.coefficient, " ".join(powers + logs + waves) or "1"))
         return terms
 
 
@@ -290,7 +302,7 @@ def combined(fields: Iterable[ClosedField], weights: Iterable[float]) -> ClosedF
         rows.append(f.rows), columns.append(f.columns), entries.append(w * f.entries)
         for name, c in f.pointwise.items():
             pointwise[name] = pointwise.get(name, 0) + w * c
-        monomials += [Monomial(m.row, w * m.coefficient, m.powers, m.logs) for m in f.monomials]
+        monomials += [replace(m, coefficient=w * m.coefficient) for m in f.monomials]
     if not rows:
         return ClosedField(size)
     index = torch.cat(rows) * size + torch.cat(columns)

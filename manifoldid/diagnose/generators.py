@@ -6,6 +6,7 @@ values. Vertical fields form a module over functions; what counts is new modulo 
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from manifoldid.diagnose.large import LargeNulls
 
 _VERTICAL = 1e-8  # relative generalised singular value of a vertical field: rounding of null spaces is below 1e-9
+_MOST_TOGETHER = 60  # coordinates up to which it is looked at which of them the null space moves together
 _DEPENDENT = 1e-7  # what is left of a field of length 1 without those before it
 _MOST_ALONG_AXES = 1200
 _COLLINEAR = 1e-7  # candidates closer than this cannot be told apart
@@ -107,8 +109,8 @@ class Search:
 
     def add_from(self, family: Family) -> int:
         """Adds the simplest vertical fields of `family` that are new at generic points; returns how many."""
-        n, rank = self.nulls.probe.size, self.nulls.rank
-        points = self.nulls.regular(max(4, -(-family.count // max(rank, 1)) + 3))
+        n = self.nulls.probe.size
+        points = self.nulls.regular(self._points_for(family.count))
         values = [family.evaluate(p.x) / self.nulls.scale[:, None] for p in points]
         stacked = torch.cat(values)
         if not bool(torch.isfinite(stacked).all()):
@@ -131,6 +133,21 @@ class Search:
             if not added:
                 break
         return total
+
+    def _points_for(self, count: int) -> int:
+        """How many points have more seen directions than `count` candidates, also among coordinates that move by themselves alone."""
+        most = max(4, -(-count // max(self.nulls.rank, 1)) + 3)
+        if self.nulls.probe.size > _MOST_TOGETHER:
+            return most
+        null = self.nulls.regular(1)[0].null
+        together = (null @ null.mT).abs() > _VERTICAL
+        sets, places = scipy.sparse.csgraph.connected_components(together.numpy(), directed=False)
+        for k in range(sets):
+            mine = torch.from_numpy(places == k)
+            size, hidden = int(mine.sum()), round(float(null[mine].square().sum()))
+            if 0 < hidden < size:
+                most = max(most, math.ceil(count * size / len(mine) / (size - hidden)) + 3)
+        return most
 
     def _new(self, space: Tensor, values: list[Tensor], points: list[LocalNull]) -> Tensor:
         """Coordinates (q, D) of the space modulo fields whose values lie in the span of those found already."""

@@ -58,7 +58,8 @@ def invariants(fields: list[Field], group: GaugeGroup | None, labels: Labels, si
     combinations = _in_charts(fields, labels, size)
     if combinations is None:
         free = size - len(still) - int(apart.sum())
-        combinations = [f"{free - len(fields)} combinations of the others"] if free > len(fields) else []
+        left = free - len(fields)
+        combinations = [f"{left} combination{'' if left == 1 else 's'} of the others"] if left > 0 else []
     parts = ([labels.listed_by_block(still)] if still else []) + combinations
     return "; ".join(parts) if parts else "nothing"
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from manifoldid.diagnose.axes import AxisFields
-from manifoldid.diagnose.fields import ClosedField, Field, FunctionField
+from manifoldid.diagnose.fields import ClosedField, Field, FunctionField, combined
 from manifoldid.diagnose.functions import CONSTANT, LIBRARY, ScalarFunction
 from manifoldid.diagnose.generators import Search, _sparse_constants, independent
 from manifoldid.diagnose.libraries import Operators, Pointwise
 from manifoldid.diagnose.matrix_free import LargeNull, Linearised, diagonal_weight, large_null, project
-from manifoldid.diagnose.moves import relative_change
+from manifoldid.diagnose.moves import relative_change, straight_move
 from manifoldid.diagnose.nullspace import LocalNull, scale_of
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.sparse import echelon_basis, readable
@@ -30,6 +30,8 @@ _MOST_DIRECTIONS = 64
 _MOST_FIELDS = 1500  # of one family
 _MOST_POINTS = 16
 _SPARE = 12  # equations beyond those that decide
+MOST_UNNAMED = 40  # null directions without a formula that are handed over one by one
+_SEEN = 1e-6  # relative change of predictions along a field, per step of the size of the point, that is no rounding
 _ROUNDING = 1e-12  # relative change of predictions
 _MOVES = 5  # of coordinates without derivative, in the domain, and as many beyond
 _MOST_TESTS = 100  # by which coordinates that leave predictions alone are told from others
@@ -94,7 +96,7 @@ def _dead_and_jumping(probe: Probe, flat: Tensor, scale: Tensor) -> tuple[Tensor
     dead, jumping, left, tests = [flat[:0]], [flat[:0]], [flat], 0
     while left:
         places, tests = left.pop(), tests + 1
-        if _unmoved(probe, places, scale):
+        if unmoved(probe, places, scale):
             dead.append(places)
         elif len(places) == 1 or tests + len(left) >= _MOST_TESTS:
             jumping.append(places)
@@ -103,7 +105,7 @@ def _dead_and_jumping(probe: Probe, flat: Tensor, scale: Tensor) -> tuple[Tensor
     return torch.cat(dead).sort().values, torch.cat(jumping).sort().values
 
 
-def _unmoved(probe: Probe, places: Tensor, scale: Tensor) -> bool:
+def unmoved(probe: Probe, places: Tensor, scale: Tensor) -> bool:
     """Whether finite moves of these coordinates leave predictions alone; moves that leave the domain do not count."""
     x = probe.draw()
     flat = torch.zeros(len(x), dtype=torch.bool).index_fill(0, places, True)
@@ -119,7 +121,23 @@ def search_large(probe: Probe) -> tuple[Search, int]:
     search, dim = _searched(probe, LargeNulls(probe))
     live = search.nulls.scale.isfinite()
     search.fields[:] = [f.on(live) if isinstance(f, ClosedField) else f for f in search.fields]
+    _drop_fits(search.fields, probe)
+    missing = search.dim - search.rank()
+    if isinstance(search.nulls, LargeNulls) and missing > MOST_UNNAMED:
+        search.nulls.dim, search.nulls.more, dim = search.dim - missing, search.nulls.more + missing, dim - missing
     return search, dim
+
+
+def _drop_fits(fields: list[Field], probe: Probe) -> None:
+    """Drops closed forms that predictions see at a point that had no part in finding them."""
+    closed = [f for f in fields if isinstance(f, ClosedField)]
+    if not closed or not probe.exact:
+        return
+    x = probe.draw()
+    weights = torch.randn(len(closed), generator=probe.generator, dtype=torch.float64)
+    sizes = torch.stack([f(x).norm() for f in closed]).clamp_min(1e-300)
+    if straight_move(probe, combined(closed, (weights / sizes).tolist()), x) > _SEEN:
+        fields[:] = [f for f in fields if not isinstance(f, ClosedField) or straight_move(probe, f, x) <= _SEEN]
 
 
 def _searched(probe: Probe, nulls: LargeNulls) -> tuple[Search, int]:

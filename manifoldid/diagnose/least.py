@@ -17,6 +17,7 @@ _TURN = 0.1  # how much the direction of a point counts beside its length
 _TIMES = (0.1, 0.3, 1.0, 3.0, 10.0)
 _FIRST_STEPS = 8  # of Newton's method from each of them
 _MOST_DIRECTIONS = 8
+_MOST_NUMBERS = 20_000_000  # of second derivatives at all moves together
 _FAR = 1e12  # a start whose value is so many times larger is out of reach
 _BETTER = 1e-9  # a relative decrease that is more than rounding
 
@@ -159,5 +160,6 @@ def _moves(objective: Modelled, x: Point) -> Tensor:
     time = torch.where(speed > 0, flat.norm(dim=-1, keepdim=True) / speed, torch.zeros_like(speed))  # (*batch, D)
     times = torch.tensor([sign * t for t in _TIMES for sign in (1.0, -1.0)], dtype=flat.dtype, device=flat.device)
     rows = (time[..., None] * directions).movedim(-2, 0)  # (D, *batch, dim)
-    rows = (times.reshape(-1, *(1,) * rows.ndim) * rows).flatten(0, 1)
+    most = max(1, _MOST_NUMBERS // (group.dim**2 * flat.numel()))  # short times of all directions come first
+    rows = (times.reshape(-1, *(1,) * rows.ndim) * rows).flatten(0, 1)[:most]
     return torch.cat([torch.zeros_like(rows[:1]), rows])

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from manifoldid.diagnose.fields import ClosedField, Monomial
+from manifoldid.diagnose.fields import WAVES, ClosedField, Monomial
 from manifoldid.diagnose.functions import CONSTANT, IDENTITY, ScalarFunction
 
 
@@ -267,6 +267,44 @@ class LogLinear(Family):
         return combined(parts, weights) if parts else ClosedField(self.size)
 
 
+@dataclass(frozen=True, eq=False)
+class Waves(Family):
+    """1, x_j, sin x_j, cos x_j, x_i sin x_j and x_i cos x_j in row i: amplitudes and angles, as in m sin(i) or sin(x) + y z."""
+
+    size: int
+    name: str = "amplitudes and angles"
+
+    @property
+    def count(self) -> int:
+        return len(self._members)
+
+    @cached_property
+    def _members(self) -> list[ClosedField]:
+        waves = [((j, name),) for name in WAVES for j in range(self.size)]
+        linear = [(), *(((j, 1),) for j in range(self.size))]
+        return [
+            _term(self.size, i, powers, (), wave)
+            for i in range(self.size)
+            for powers, wave in [
+                *((p, ()) for p in linear),
+                *(((), w) for w in waves),
+                *((((i, 1),), w) for w in waves),
+            ]
+        ]
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        waves = torch.cat([f(x) for f in WAVES.values()])
+        common = torch.cat([x.new_ones(1), x, waves])
+        return torch.block_diag(*(torch.cat([common, own * waves])[None] for own in x))
+
+    def field(self, coefficients: Tensor) -> ClosedField:
+        from manifoldid.diagnose.fields import combined
+
+        used = coefficients.nonzero()[:, 0].tolist()
+        parts, weights = [self._members[k] for k in used], [float(coefficients[k]) for k in used]
+        return combined(parts, weights) if parts else ClosedField(self.size)
+
+
 def _padded(chosen: list[tuple[int, ...]], size: int) -> Tensor:
     """Places of factors (m, degree); `size`, the place of a 1, where there are fewer."""
     degree = max(map(len, chosen))
@@ -277,13 +315,19 @@ def _products(features: Tensor, places: Tensor) -> Tensor:
     return torch.cat([features, features.new_ones(1)])[places].prod(1)
 
 
-def _term(size: int, row: int, powers: tuple[tuple[int, int], ...], logs: tuple[tuple[int, int], ...]) -> ClosedField:
-    if not powers and not logs:
+def _term(
+    size: int,
+    row: int,
+    powers: tuple[tuple[int, int], ...],
+    logs: tuple[tuple[int, int], ...],
+    waves: tuple[tuple[int, str], ...] = (),
+) -> ClosedField:
+    if not powers and not logs and not waves:
         constant = torch.zeros(size, dtype=torch.float64)
         constant[row] = 1.0
         return ClosedField(size, constant)
-    if len(powers) == 1 and powers[0][1] == 1 and not logs:
+    if len(powers) == 1 and powers[0][1] == 1 and not logs and not waves:
         return ClosedField(
             size, None, torch.tensor([row]), torch.tensor([powers[0][0]]), torch.ones(1, dtype=torch.float64)
         )
-    return ClosedField(size, monomials=(Monomial(row, 1.0, powers, logs),))
+    return ClosedField(size, monomials=(Monomial(row, 1.0, powers, logs, waves),))

@@ -276,8 +276,9 @@ class _Matcher:
     def _direction(self, c: Tensor) -> dict[str, Tensor | float]:
         direction: dict[str, Tensor | float] = {}
         for name, t in blocks_of(unflatten(c, self.like)).items():
-            if bool(t.any()):
-                direction[name] = float(t.reshape(-1)[0]) if bool((t == t.reshape(-1)[0]).all()) else t
+            if bool(t.any()):  # a tensor of no dimension says that the parameter is a scalar: (M,) are then M members
+                alike = t.ndim > 0 and bool((t == t.reshape(-1)[0]).all())
+                direction[name] = float(t.reshape(-1)[0]) if alike else t
         return direction
 
 

@@ -95,6 +95,10 @@ def finite_moves(probe: Probe, field: Field, points: list[Tensor]) -> Moves:
         before, unit = probe.values(x), natural_time(field, x)
         for time in _SHORT:
             change, jumped = _shortened_move(probe, field, x, before, unit * time)
+            if (
+                change == math.inf and not field.has_flow
+            ):  # rounding of null spaces stops the integration, whatever the model
+                change = straight_move(probe, field, x)
             error, jump = max(error, change), max(jump, jumped)
         long = turning_time(field, x) if complete else 0.0
         for time in _LONG if complete else ():
@@ -114,9 +118,6 @@ def jumps(probe: Probe, field: Field, x: Tensor, before: Tensor, time: float) ->
     The outputs that change depend on what moves, and their derivatives along the field cancel. A threshold or rounding jumps,
     too, but has no derivatives to cancel.
     """
-    jacobian = probe.full_jacobian(x, _MOST_DERIVATIVES)
-    if jacobian is None or len(jacobian) != len(before):  # too large, or constant
-        return False
 
     def change(t: float) -> Tensor:
         return (probe.values(field.flow(x, torch.tensor(t, dtype=x.dtype))) - before).abs() / before.abs().max()
@@ -127,6 +128,9 @@ def jumps(probe: Probe, field: Field, x: Tensor, before: Tensor, time: float) ->
         start, end = (middle, end) if float(change(middle).max()) < _CHANGED else (start, middle)
     changed = change(end) > _CHANGED
     if not bool(changed.any()) or float(change(start).max()) > _STILL:
+        return False
+    jacobian = probe.full_jacobian(x, _MOST_DERIVATIVES)  # last, since it costs more than all moves together
+    if jacobian is None or len(jacobian) != len(before):  # too large, or constant
         return False
     depends = jacobian.abs() @ field(x).abs()
     return bool((depends[changed] > _STILL * depends.max()).all())

@@ -9,7 +9,16 @@ from torch import Tensor
 from manifoldid.diagnose.fields import ClosedField
 from manifoldid.diagnose.functions import CONSTANT, IDENTITY, LIBRARY, ScalarFunction
 from manifoldid.diagnose.generators import Search
-from manifoldid.diagnose.libraries import AffineMaps, Family, LogLinear, Operators, Pointwise, Polynomials, row_maps
+from manifoldid.diagnose.libraries import (
+    AffineMaps,
+    Family,
+    LogLinear,
+    Operators,
+    Pointwise,
+    Polynomials,
+    Waves,
+    row_maps,
+)
 from manifoldid.points import Point, blocks_of
 
 _MOST_CANDIDATES = 1100  # of one dense family: a second of linear algebra
@@ -59,6 +68,8 @@ def _small(n: int, points: Tensor) -> Iterator[Family]:
         yield Polynomials(n, 2)
     if n <= 10 and positive:
         yield LogLinear(n)
+    if n <= 10:
+        yield Waves(n)
     if n <= 4 and positive:
         yield Polynomials(n, 2, logs=True)
     if n <= 6:

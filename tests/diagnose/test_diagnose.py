@@ -1,6 +1,7 @@
 """What `diagnose` says about functions of every kind, and about functions that are no models."""
 
 import itertools
+import math
 import pickle
 import sys
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from manifoldid.diagnose import NetworkDiagnosis, diagnose
+from manifoldid.ensemble import Ensemble
 from manifoldid.groups import (
     Affine,
     Finite,
@@ -496,3 +498,34 @@ def test_every_head_of_an_attention_block_has_its_own_bases(leading):
     else:
         check_invariance(predict, point, diagnosis.group)
         assert diagnosis.group.dimension(point) * 4 == 128
+
+
+def test_a_gauge_of_few_coordinates_is_found_beside_many_that_are_determined():
+    # two of five coordinates are moved: points are drawn until these have more equations than candidates
+    times = torch.linspace(0.1, 6.0, 15, dtype=F64)
+
+    def velocity(p):  # of a star: only m sin(i) is seen
+        return p["centre"] + p["m"] * torch.sin(p["i"]) * torch.cos(2 * math.pi * times / p["period"] + p["phase"])
+
+    values = {"m": 2.0, "i": 1.0, "period": 3.1, "phase": 0.4, "centre": -5.0}
+    point = {name: torch.tensor(v, dtype=F64) for name, v in values.items()}
+    diagnosis = diagnose(velocity, point)
+    assert (diagnosis.dim, diagnosis.algebra, diagnosis.unknown) == (1, "R", 0)
+    assert diagnosis.generators[0].formula == "dm = m cos(i), di = -sin(i)"
+    check_invariance(velocity, point, diagnosis.group)
+
+
+def test_parameters_that_another_point_brings_into_play_are_not_called_dead():
+    def chosen(x):
+        return torch.stack([x[:3].max(), x[3:6][x[:3].argmax()]])
+
+    diagnosis = diagnose(chosen, torch.tensor([0.3, 1.2, -0.4, 2.0, 0.5, 1.0], dtype=F64))
+    assert (diagnosis.dim, diagnosis.dead, diagnosis.unknown, diagnosis.identifiable) == (0, (), 4, None)
+    assert not any(s.formula == "x[0] -> -x[0]" for s in diagnosis.discrete)
+
+
+def test_the_shift_of_a_scalar_beside_a_vector_aligns_ensembles():
+    point = {"mu": torch.tensor(0.4, dtype=F64), "level": torch.linspace(-1, 1, 5, dtype=F64)}
+    diagnosis = diagnose(lambda p: p["mu"] + p["level"], point)
+    members = {name: torch.stack([t, t + 1, t - 2]) for name, t in point.items()}
+    assert Ensemble(members, diagnosis.group).mean()["level"].shape == (5,)
