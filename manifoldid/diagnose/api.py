@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from manifoldid.diagnose.chart import TableField, add_tabulated
 from manifoldid.diagnose.design import with_design
@@ -84,7 +85,8 @@ def diagnose(
             without `inputs`.
         ValueError: Predictions are random or not finite, `predict` writes into its input, or `sample` does not fit.
     """
-    with Stages(progress) as stages:
+    # fused attention has no second derivatives, which products with the Jacobian are made of
+    with Stages(progress) as stages, sdpa_kernel(SDPBackend.MATH):
         if isinstance(predict, torch.nn.Module):
             if inputs is None or point is not None or sample is not None:
                 raise TypeError(

@@ -143,3 +143,11 @@ def test_a_small_network_at_few_inputs_counts_what_has_no_formula():
     assert diagnosis.null_dim == 0  # of the others: 20 directions, all of them determined
     assert len(diagnosis.directions) == 20
     assert not any("singular" in note for note in diagnosis.warnings)
+
+
+def test_fused_attention_is_diagnosed():
+    tokens = normal(12, 80)
+    point = {"q": normal(80, 4) / 9, "k": normal(80, 4, seed=1) / 9}
+    attend = torch.nn.functional.scaled_dot_product_attention
+    diagnosis = diagnose(lambda p: attend((tokens @ p["q"])[None], (tokens @ p["k"])[None], tokens[None]), point)
+    assert (diagnosis.dim, diagnosis.algebra) == (16, "gl(4)")
