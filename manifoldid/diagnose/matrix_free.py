@@ -80,7 +80,16 @@ class Linearised:
         """J u (p,) for u (n,)."""
         if not self._linear:
             return torch.zeros(self.outputs, dtype=torch.float64)
-        (v,) = torch.autograd.grad(self._pulled, self._dual, (u * self.unit).to(self._pulled.dtype), retain_graph=True)
+        along = (u * self.unit).to(self._pulled.dtype)
+        try:
+            (v,) = torch.autograd.grad(self._pulled, self._dual, along, retain_graph=True)
+        except RuntimeError as error:
+            if "is not implemented" not in str(error):
+                raise
+            raise TypeError(
+                f"`predict` must have second derivatives where there are more than 600 parameters; torch says: {error} Write that "
+                "operation with others, such as nn.Embedding and a mean in place of nn.EmbeddingBag"
+            ) from error
         return v.double()
 
     def random(self, generator: torch.Generator) -> Tensor:

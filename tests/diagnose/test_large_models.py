@@ -151,3 +151,10 @@ def test_fused_attention_is_diagnosed():
     attend = torch.nn.functional.scaled_dot_product_attention
     diagnosis = diagnose(lambda p: attend((tokens @ p["q"])[None], (tokens @ p["k"])[None], tokens[None]), point)
     assert (diagnosis.dim, diagnosis.algebra) == (16, "gl(4)")
+
+
+def test_operations_with_one_derivative_are_refused_with_the_remedy():
+    places = torch.randint(50, (90, 3), generator=torch.Generator().manual_seed(0))
+    bags = lambda p: torch.nn.functional.embedding_bag(places, p["rows"]) @ p["loads"]  # noqa: E731
+    with pytest.raises(TypeError, match=r"second derivatives .* in place of nn\.EmbeddingBag"):
+        diagnose(bags, {"rows": normal(200, 3), "loads": normal(3, 20, seed=1)})
