@@ -18,7 +18,7 @@ from manifoldid.diagnose.fields import ClosedField, Field, FunctionField, combin
 from manifoldid.diagnose.functions import CONSTANT, LIBRARY, ScalarFunction
 from manifoldid.diagnose.generators import Search, _sparse_constants, independent
 from manifoldid.diagnose.libraries import Operators, Pointwise
-from manifoldid.diagnose.matrix_free import LargeNull, Linearised, diagonal_weight, large_null, project
+from manifoldid.diagnose.matrix_free import DENSE, LargeNull, Linearised, dense_null, large_null, project
 from manifoldid.diagnose.moves import relative_change, straight_move
 from manifoldid.diagnose.nullspace import LocalNull, scale_of
 from manifoldid.diagnose.probe import Probe
@@ -360,23 +360,40 @@ def add_large_projections(search: Search) -> None:
     """Completes the fields by projections of random directions on the null space at each point."""
     nulls = search.nulls
     if isinstance(nulls, LargeNulls):
+        projector = _Projector(nulls)
         for _ in range(min(search.dim - search.rank(), _MOST_DIRECTIONS)):
-            search.fields.append(_projection(nulls))
+            search.fields.append(_projection(projector))
 
 
-def _projection(nulls: LargeNulls) -> Field:
+class _Projector:
+    """Projections on the null space at one point after the other; what is dense is decomposed once a point."""
+
+    def __init__(self, nulls: LargeNulls):
+        """Starts at no point."""
+        self.nulls = nulls
+        self._model: Linearised | None = None
+        self._basis: Tensor | None = None
+
+    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+        """The null part (n,) of z at x, in the caller's units."""
+        if self._model is None or not torch.equal(self._model.x, x):
+            self._model, self._basis = Linearised(self.nulls.probe, x, self.nulls.scale), None
+        model = self._model
+        if self._basis is not None:
+            return model.unit * (self._basis @ (self._basis.mT @ z))
+        null, converged = project(model, z, torch.ones_like(z))
+        if converged or model.size > DENSE:
+            return model.unit * null
+        self._basis = dense_null(model, torch.Generator().manual_seed(0)).basis
+        return self(x, z)
+
+
+def _projection(projector: _Projector) -> Field:
     """A field without a formula: a random direction, projected on the null space at each point."""
-    z = nulls.models[0].random(nulls.probe.generator)
-
-    def velocity(x: Tensor) -> Tensor:
-        model = Linearised(nulls.probe, x.detach().double(), nulls.scale)
-        weight = diagonal_weight(model, torch.Generator().manual_seed(0))
-        null, _ = project(model, z, torch.ones_like(weight))
-        return (model.unit * null).to(x)
-
+    z = projector.nulls.models[0].random(projector.nulls.probe.generator)
     return FunctionField(
-        nulls.probe.size,
-        velocity,
+        projector.nulls.probe.size,
+        lambda x: projector(x.detach().double(), z).to(x),
         "no closed form: a random direction, projected on the null space at each point",
         False,
     )

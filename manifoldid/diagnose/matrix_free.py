@@ -18,7 +18,9 @@ from manifoldid.diagnose.probe import Probe
 _ITERATIONS = 1000  # at least; more of small models
 _WORK = 4e8  # numbers that go through the iterations of one projection
 _REFINEMENTS = 150
-_DENSE = 3000  # parameters up to which one dense decomposition is affordable
+DENSE = 3000  # parameters up to which one dense decomposition is affordable
+_QUICK = 1500  # parameters up to which one decomposition costs less than more projections than
+_FEW = 4
 _CONVERGED = 1e-11  # gradient of the normal equations, relative to its start
 _NULL = 1e-11  # |J u| / |u| of a null vector, relative to that of a random one: rounding
 _WEAK = 1e-8  # below this and above _NULL a direction is weak, or its iteration has not converged
@@ -112,7 +114,8 @@ def project(
     Returns:
         The null part of z, and whether the iteration came to an end.
     """
-    most = max(_ITERATIONS, int(_WORK / (model.size + model.outputs))) if most is None else most
+    if most is None:  # where a dense decomposition is affordable, more iterations are not
+        most = _ITERATIONS if model.size <= DENSE else max(_ITERATIONS, int(_WORK / (model.size + model.outputs)))
     null = z.clone()
     residual = model.push(root * z)
     gradient = root * model.pull(residual)
@@ -179,8 +182,8 @@ def large_null(model: Linearised, generator: torch.Generator, known: Tensor | No
         more = float(null.square().sum())  # chi-squared with as many degrees of freedom as there are directions left
         null, leak = _refined(model, null, z, root, basis, converged)
         small = float(null.norm()) < _CHANCE * float(z.norm()) / n**0.5
-        if n <= _DENSE and (not converged or more > 2 * most + 20):
-            return _dense_null(model, generator)
+        if n <= DENSE and (not converged or more > 2 * most + 20 or (n <= _QUICK and more > _FEW)):
+            return dense_null(model, generator)
         if small or leak > _WEAK:
             return LargeNull(_original(basis, root), certain and converged and small, 0)
         if more > 2 * most + 20:
@@ -214,7 +217,7 @@ def _original(basis: Tensor, root: Tensor) -> Tensor:
     return torch.linalg.qr(root[:, None] * basis)[0]
 
 
-def _dense_null(model: Linearised, generator: torch.Generator) -> LargeNull:
+def dense_null(model: Linearised, generator: torch.Generator) -> LargeNull:
     """The null space by one decomposition, where iterations do not converge and the size allows it."""
     wanted = 2 * model.size + 20
     if model.outputs <= wanted:

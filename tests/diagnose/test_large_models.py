@@ -158,3 +158,12 @@ def test_operations_with_one_derivative_are_refused_with_the_remedy():
     bags = lambda p: torch.nn.functional.embedding_bag(places, p["rows"]) @ p["loads"]  # noqa: E731
     with pytest.raises(TypeError, match=r"second derivatives .* in place of nn\.EmbeddingBag"):
         diagnose(bags, {"rows": normal(200, 3), "loads": normal(3, 20, seed=1)})
+
+
+def test_badly_conditioned_models_of_moderate_size_are_decomposed():
+    # a chain of differences with precisions from 1 to 1e-5: a thousand steps of conjugate gradients do not come to an end
+    weights = (
+        10 ** torch.linspace(-5, 0, 699, dtype=F64)[torch.randperm(699, generator=torch.Generator().manual_seed(0))]
+    )
+    diagnosis = diagnose(lambda x: weights * torch.sinh(x[1:] - x[:-1]), normal(700))
+    assert (diagnosis.dim, diagnosis.algebra) == (1, "R")
