@@ -11,12 +11,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from manifoldid.diagnose.axes import views_of
 from manifoldid.diagnose.diagnosis import DiscreteSymmetry
-from manifoldid.diagnose.fields import Field
+from manifoldid.diagnose.fields import ClosedField, Field
 from manifoldid.diagnose.finder import Finder, Move
 from manifoldid.diagnose.labels import Labels
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.second import second_solutions
+
+_LONGEST_AXIS, _MOST_AXES = 12, 6  # of which members are exchanged
 
 
 def find_discrete(
@@ -39,7 +42,12 @@ def find_discrete(
     finder = Finder(probe, fields, points[:2], labels, positive)
     units = _units(probe, points[0], labels)
     finder.offer_all(
-        itertools.chain(_signs(probe, units, labels), _exchanges(probe, units, labels), _elementwise(probe))
+        itertools.chain(
+            _signs(probe, units, labels),
+            _exchanges(probe, units, labels),
+            _elementwise(probe),
+            () if any(_mixes(f) for f in fields) else _members(probe, labels),
+        )
     )
     _offer_turns(finder)
     starts = second_solutions(finder, bases) if bases else 0
@@ -151,13 +159,49 @@ def _permute(n: int, swaps: list[tuple[int, int]]) -> Move:
     return lambda x: x[..., index]
 
 
+def _mixes(field: Field) -> bool:
+    """Whether a field moves coordinates by others; then what exchanges and turns members of an axis is most likely of its kind."""
+    return isinstance(field, ClosedField) and not field.is_diagonal
+
+
+def _members(probe: Probe, labels: Labels) -> Iterator[tuple[str, str, Move]]:
+    """Signs, and exchanges of neighbours, along several axes of one length, of which a tensor may have two: recurrent units."""
+    lengths = {r: views for (heads, r), views in views_of(probe.like).items() if heads == 1 and r > 1}
+    for r, views in lengths.items():
+        sets = [s for k in range(len(views), 1, -1) for s in itertools.combinations(views, k)]
+        if r > _LONGEST_AXIS or len(views) > _MOST_AXES:
+            continue
+        for chosen, i in itertools.product(sets, range(r)):
+            signs = torch.ones(probe.size, dtype=torch.float64)
+            for view in chosen:
+                signs[view.places[0, :, i]] *= -1
+            names = [f"{labels.of(v.block)}[{':, ' * v.axis}{i}]" for v in chosen]
+            yield "sign", f"({', '.join(names)}) -> -({', '.join(names)})", _multiply(signs)
+            if i + 1 == r:
+                continue
+            place, texts = torch.arange(probe.size), []
+            for view in chosen:
+                left, right = view.places[0, :, i], view.places[0, :, i + 1]
+                place[left], place[right] = place[right], place[left]
+                before = f"{labels.of(view.block)}[{':, ' * view.axis}"
+                texts.append(f"{before}{i}] <-> {before}{i + 1}]")
+            yield "exchange of units", ", ".join(texts), _taken(place)
+
+
+def _taken(place: Tensor) -> Move:
+    return lambda x: x[..., place]
+
+
 def _elementwise(probe: Probe) -> Iterator[tuple[str, str, Move]]:
-    for name, (start, stop) in probe.spans().items():
-        inside = torch.zeros(probe.size, dtype=torch.bool)
-        inside[start:stop] = True
-        label = name or "x"
-        yield "inversion", f"{label} -> 1/{label}", _where(inside, torch.reciprocal)
-        yield "complement", f"{label} -> 1 - {label}", _where(inside, lambda x: 1 - x)
+    spans = probe.spans()
+    for k in range(1, min(len(spans), 3) + 1):
+        for names in itertools.combinations(spans, k) if len(spans) <= 6 else ():
+            inside = torch.zeros(probe.size, dtype=torch.bool)
+            for name in names:
+                inside[slice(*spans[name])] = True
+            written = [name or "x" for name in names]
+            yield "inversion", ", ".join(f"{n} -> 1/{n}" for n in written), _where(inside, torch.reciprocal)
+            yield "complement", ", ".join(f"{n} -> 1 - {n}" for n in written), _where(inside, lambda x: 1 - x)
 
 
 def _offer_turns(finder: Finder) -> None:

@@ -529,3 +529,28 @@ def test_the_shift_of_a_scalar_beside_a_vector_aligns_ensembles():
     diagnosis = diagnose(lambda p: p["mu"] + p["level"], point)
     members = {name: torch.stack([t, t + 1, t - 2]) for name, t in point.items()}
     assert Ensemble(members, diagnosis.group).mean()["level"].shape == (5,)
+
+
+def test_units_of_a_recurrent_layer_are_exchanged_and_turned_along_both_axes_of_their_weights():
+    inputs = normal(30, 4, 2)
+    point = {"W": normal(3, 2), "U": normal(3, 3, seed=1), "b": normal(3, seed=2), "o": normal(2, 3, seed=3)}
+    point = {name: 0.4 * t for name, t in point.items()}
+
+    def predict(p):
+        hidden = torch.zeros(30, 3, dtype=F64)
+        for step in range(4):
+            hidden = torch.tanh(inputs[:, step] @ p["W"].T + hidden @ p["U"].T + p["b"])
+        return hidden @ p["o"].T
+
+    diagnosis = diagnose(predict, point)
+    assert diagnosis.dim == 0
+    images = Finite(*[s.map for s in diagnosis.discrete]).images(point)
+    assert len(images) == 6 * 8  # three units in any order, each with either sign
+    assert all(torch.allclose(predict(image), predict(point)) for image in images)
+
+
+def test_complements_of_two_blocks_together_are_found():
+    draw = torch.Generator().manual_seed(3)
+    sample = lambda: {name: torch.rand(n, generator=draw, dtype=F64) for name, n in (("p", 1), ("q", 4))}  # noqa: E731
+    diagnosis = diagnose(lambda x: x["p"] * x["q"] + (1 - x["p"]) * (1 - x["q"]), sample(), sample)
+    assert [s.formula for s in diagnosis.discrete] == ["p -> 1 - p, q -> 1 - q"]
