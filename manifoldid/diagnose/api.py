@@ -18,7 +18,7 @@ from manifoldid.diagnose.formula import formula
 from manifoldid.diagnose.generators import Algebra, Search
 from manifoldid.diagnose.invariants import invariants
 from manifoldid.diagnose.labels import Labels, labels_of
-from manifoldid.diagnose.large import MOST_UNNAMED, add_large_projections, search_large, unmoved
+from manifoldid.diagnose.large import MOST_UNNAMED, LargeNulls, add_large_projections, dead_and_jumping, search_large
 from manifoldid.diagnose.match import match_group
 from manifoldid.diagnose.moves import Moves, finite_moves, relative_change, straight_move
 from manifoldid.diagnose.naming import MOST_BRACKETS, name_of, name_of_many, structure_of, with_lines
@@ -40,7 +40,6 @@ _JUMPS = 1e-3  # the same of a field that is itself only as good as the null spa
 _MOST_INTEGRATED = 2  # unnamed fields whose flows are integrated, a null space at every step (in float64: rounding halves steps for ever)
 _BUT_UNKNOWN = "every parameter, apart from the directions in the note"
 _REACH, _SHORT_REACH = 0.3, 1e-3  # moves by which a proposed group is tested; short where predictions jump
-_WIDE = 8  # units by which parameters that look dead are moved, all together
 _DRAWS = 20  # random points at which a model without derivatives is watched
 
 
@@ -131,7 +130,7 @@ def _diagnosed(probe: Probe, stages: Stages) -> Diagnosis:
         return _blind(probe)
     stages.begin("finite moves along the generators")
     points = [p.x for p in search.nulls.regular(2)]
-    generators, lost = _generators(probe, search.fields, points, labels, search.nulls.scale)
+    generators, lost = _generators(probe, search.fields, points, labels, search.nulls)
     if lost and search.dim == probe.size:
         return _blind(probe)
     return _assembled(probe, found, generators, lost, points, labels, stages)
@@ -173,7 +172,7 @@ def _found(probe: Probe, stages: Stages) -> _Found:
 
 
 def _generators(
-    probe: Probe, fields: list[Field], points: list[torch.Tensor], labels: Labels, size: torch.Tensor
+    probe: Probe, fields: list[Field], points: list[torch.Tensor], labels: Labels, nulls: NullSpaces | LargeNulls
 ) -> tuple[list[Generator], list[Field]]:
     """The generators that finite moves confirm, and the fields that they do not."""
     generators, lost, kept = [], [], []
@@ -194,18 +193,23 @@ def _generators(
         generators.append(
             Generator(name, text, moves.error, moves.complete, field.closed_form, field, probe.like, moves.jump)
         )
-    alone = [f.lone_coordinate() if isinstance(f, ClosedField) else None for f in kept]
-    places = torch.tensor([i for i in alone if i is not None], dtype=torch.long)
-    if probe.size <= _LARGE and len(places) and not unmoved(probe, places, _WIDE * size):
-        # together they do not leave predictions alone, as inputs of a maximum that another one exceeds: not dead
-        lost += [f for f, i in zip(kept, alone, strict=True) if i is not None]
-        still = [k for k, i in enumerate(alone) if i is None]
-        kept, generators = (
-            [kept[k] for k in still],
-            [replace(generators[k], name=f"X{n}") for n, k in enumerate(still, 1)],
-        )
-    fields[:] = kept
-    return generators, lost
+    jumping = _not_dead(probe, kept + lost, nulls)
+    lost += [f for f in kept if f in jumping]
+    still = [g for g in generators if g.flat_field not in jumping]
+    fields[:] = [g.flat_field for g in still]
+    return [replace(g, name=f"X{k}") for k, g in enumerate(still, 1)], lost
+
+
+def _not_dead(probe: Probe, fields: list[Field], nulls: NullSpaces | LargeNulls) -> list[Field]:
+    """Those fields that move only one coordinate, which looks dead and is not, as an input of a maximum that another one exceeds."""
+    x = probe.draw()
+    moved = [(f, (f(x) != 0).nonzero()[:, 0]) for f in fields if f.closed_form]
+    alone = [(f, int(places)) for f, places in moved if len(places) == 1]
+    if not alone:
+        return []
+    flat = torch.tensor(sorted({*(i for _, i in alone), *nulls.jumping.tolist()}))
+    jumping = set(dead_and_jumping(probe, flat, nulls.units)[1].tolist())
+    return [f for f, i in alone if i in jumping]
 
 
 def _moved_together(probe: Probe, fields: list[Field], x: torch.Tensor) -> Moves | None:

@@ -156,7 +156,7 @@ def _permute(n: int, swaps: list[tuple[int, int]]) -> Move:
     index = torch.arange(n)
     for i, j in swaps:
         index[i], index[j] = j, i
-    return lambda x: x[..., index]
+    return _taken(index)
 
 
 def _mixes(field: Field) -> bool:

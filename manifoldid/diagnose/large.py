@@ -20,7 +20,7 @@ from manifoldid.diagnose.generators import Search, _sparse_constants, independen
 from manifoldid.diagnose.libraries import Operators, Pointwise
 from manifoldid.diagnose.matrix_free import DENSE, LargeNull, Linearised, dense_null, large_null, project
 from manifoldid.diagnose.moves import relative_change, straight_move
-from manifoldid.diagnose.nullspace import LocalNull, scale_of
+from manifoldid.diagnose.nullspace import LocalNull, scale_of, typical_units
 from manifoldid.diagnose.probe import Probe
 from manifoldid.diagnose.sparse import echelon_basis, readable
 from manifoldid.diagnose.strategy import block_families, layout_guesses
@@ -33,7 +33,11 @@ _SPARE = 12  # equations beyond those that decide
 MOST_UNNAMED = 40  # null directions without a formula that are handed over one by one
 _SEEN = 1e-6  # relative change of predictions along a field, per step of the size of the point, that is no rounding
 _ROUNDING = 1e-12  # relative change of predictions
-_MOVES = 5  # of coordinates without derivative, in the domain, and as many beyond
+_DRAWN, _WIDE, _DOUBLINGS = (
+    4,
+    32,
+    8,
+)  # moves of coordinates without derivative: in the domain, and beyond, by 1 to 256 units
 _MOST_TESTS = 100  # by which coordinates that leave predictions alone are told from others
 
 
@@ -42,6 +46,7 @@ class LargeNulls:
 
     Attributes:
         scale: Units (n,) of the coordinates, infinite for those that are set apart.
+        units: Typical units (n,), finite for all.
         dead: Places (k,) of coordinates that predictions do not depend on.
         jumping: Places (k,) of coordinates along which there is no derivative, and predictions change.
         dim: Dimension of the generic null space of the others.
@@ -58,21 +63,18 @@ class LargeNulls:
         count = min(max(2, -(-2 * _MOST_FIELDS // probe.outputs.numel())), _MOST_POINTS)
         points = [probe.draw() for _ in range(count)]
         self.scale = scale_of(torch.stack(points), probe.spans().values())
+        self.units = typical_units(self.scale, probe.spans().values())
         self.models = [Linearised(probe, x, self.scale) for x in points]
         self.here = Linearised(probe, probe.point, self.scale)
         self.dead = self.jumping = torch.zeros(0, dtype=torch.long)
         flat = _without_derivative([*self.models, self.here], probe.generator)
         if bool(flat.any()):
-            self.dead, self.jumping = _dead_and_jumping(probe, flat.nonzero()[:, 0], self._typical())
+            self.dead, self.jumping = dead_and_jumping(probe, flat.nonzero()[:, 0], self.units)
             self.scale = self.scale.masked_fill(flat, torch.inf)
             self.models = [model.in_units(self.scale) for model in self.models]
             self.here = self.here.in_units(self.scale)
         self.dim, self.certain, self.more, self.left_out = 0, True, 0, False
         self.kept, self.dropped = 1.0, 1e-11
-
-    def _typical(self) -> Tensor:
-        """Units (n,) of the blocks, whatever those of single coordinates: small numbers move as far as the others."""
-        return torch.cat([self.scale[a:b].median().expand(b - a) for a, b in self.probe.spans().values()])
 
     @property
     def rank(self) -> int:
@@ -91,12 +93,18 @@ def _without_derivative(models: list[Linearised], generator: torch.Generator) ->
     return (torch.stack([m.pull(w) for m, w in zip(models, draws, strict=True)]) == 0).all(0)
 
 
-def _dead_and_jumping(probe: Probe, flat: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Which coordinates leave predictions alone, and which do not, or are among too many to be told one from the other."""
+def dead_and_jumping(probe: Probe, flat: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Which coordinates leave predictions alone wherever the others are, and which do not, or are among too many to be told one from the other.
+
+    Args:
+        probe: The model.
+        flat: Places (k,) of coordinates without derivative.
+        scale: Units (n,) of the coordinates.
+    """
     dead, jumping, left, tests = [flat[:0]], [flat[:0]], [flat], 0
     while left:
         places, tests = left.pop(), tests + 1
-        if unmoved(probe, places, scale):
+        if _unmoved(probe, places, flat, scale):
             dead.append(places)
         elif len(places) == 1 or tests + len(left) >= _MOST_TESTS:
             jumping.append(places)
@@ -105,15 +113,29 @@ def _dead_and_jumping(probe: Probe, flat: Tensor, scale: Tensor) -> tuple[Tensor
     return torch.cat(dead).sort().values, torch.cat(jumping).sort().values
 
 
-def unmoved(probe: Probe, places: Tensor, scale: Tensor) -> bool:
-    """Whether finite moves of these coordinates leave predictions alone; moves that leave the domain do not count."""
+def _unmoved(probe: Probe, places: Tensor, flat: Tensor, scale: Tensor) -> bool:
+    """Whether finite moves of the coordinates at `places` leave predictions alone, wherever all those at `flat` are.
+
+    Where the others are matters to inputs of a maximum, which count once they exceed them. Moves out of the domain are left out.
+    """
     x = probe.draw()
-    flat = torch.zeros(len(x), dtype=torch.bool).index_fill(0, places, True)
-    others = torch.stack([probe.draw() for _ in range(_MOVES)])
-    wide = x + scale * torch.randn(_MOVES, len(x), generator=probe.generator, dtype=torch.float64)
-    moved = probe.many_values(torch.where(flat, torch.cat([others, wide]), x))
-    changes = [relative_change(probe.values(x), values) for values in moved if bool(values.isfinite().all())]
+    starts, ends = _scattered(probe, x, scale), _scattered(probe, x, scale)
+    starts = torch.where(_mask(flat, x), starts, x)
+    before, after = probe.many_values(starts), probe.many_values(torch.where(_mask(places, x), ends, starts))
+    inside = before.isfinite().all(1) & after.isfinite().all(1)
+    changes = [relative_change(b, a) for b, a in zip(before[inside], after[inside], strict=True)]
     return bool(changes) and max(changes) <= _ROUNDING
+
+
+def _scattered(probe: Probe, x: Tensor, scale: Tensor) -> Tensor:
+    """Points: some from the domain, and some around x, at distances that double."""
+    drawn = torch.stack([probe.draw() for _ in range(_DRAWN)])
+    units = torch.logspace(0, _DOUBLINGS, _WIDE, base=2, dtype=torch.float64)[:, None] * scale
+    return torch.cat([drawn, x + units * torch.randn(_WIDE, len(x), generator=probe.generator, dtype=torch.float64)])
+
+
+def _mask(places: Tensor, x: Tensor) -> Tensor:
+    return torch.zeros(len(x), dtype=torch.bool).index_fill(0, places, True)
 
 
 def search_large(probe: Probe) -> tuple[Search, int]:

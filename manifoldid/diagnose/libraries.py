@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from manifoldid.diagnose.fields import WAVES, ClosedField, Monomial
+from manifoldid.diagnose.fields import WAVES, ClosedField, Monomial, combined
 from manifoldid.diagnose.functions import CONSTANT, IDENTITY, ScalarFunction
 
 
@@ -125,8 +125,6 @@ class Operators(Family):
         return torch.stack([member(x) for member in self.members], dim=1)
 
     def field(self, coefficients: Tensor) -> ClosedField:
-        from manifoldid.diagnose.fields import combined
-
         return combined(self.members, coefficients.tolist())
 
 
@@ -255,8 +253,6 @@ class LogLinear(Family):
         return torch.tensor([i for i, _, _ in members]), _padded(factors, 2 * self.size)
 
     def field(self, coefficients: Tensor) -> ClosedField:
-        from manifoldid.diagnose.fields import combined
-
         parts, weights = [], []
         for (i, powers, log), c in zip(self._members(), coefficients.tolist(), strict=True):
             if c == 0:
@@ -267,42 +263,28 @@ class LogLinear(Family):
         return combined(parts, weights) if parts else ClosedField(self.size)
 
 
-@dataclass(frozen=True, eq=False)
-class Waves(Family):
+class Waves(Operators):
     """1, x_j, sin x_j, cos x_j, x_i sin x_j and x_i cos x_j in row i: amplitudes and angles, as in m sin(i) or sin(x) + y z."""
 
-    size: int
-    name: str = "amplitudes and angles"
-
-    @property
-    def count(self) -> int:
-        return len(self._members)
-
-    @cached_property
-    def _members(self) -> list[ClosedField]:
-        waves = [((j, name),) for name in WAVES for j in range(self.size)]
-        linear = [(), *(((j, 1),) for j in range(self.size))]
-        return [
-            _term(self.size, i, powers, (), wave)
-            for i in range(self.size)
+    def __init__(self, size: int):
+        """Lists the fields of all rows."""
+        waves = [((j, name),) for name in WAVES for j in range(size)]
+        linear = [(), *(((j, 1),) for j in range(size))]
+        members = [
+            _term(size, i, powers, (), wave)
+            for i in range(size)
             for powers, wave in [
                 *((p, ()) for p in linear),
                 *(((), w) for w in waves),
                 *((((i, 1),), w) for w in waves),
             ]
         ]
+        super().__init__(size, tuple(members), "amplitudes and angles")
 
     def evaluate(self, x: Tensor) -> Tensor:
         waves = torch.cat([f(x) for f in WAVES.values()])
         common = torch.cat([x.new_ones(1), x, waves])
         return torch.block_diag(*(torch.cat([common, own * waves])[None] for own in x))
-
-    def field(self, coefficients: Tensor) -> ClosedField:
-        from manifoldid.diagnose.fields import combined
-
-        used = coefficients.nonzero()[:, 0].tolist()
-        parts, weights = [self._members[k] for k in used], [float(coefficients[k]) for k in used]
-        return combined(parts, weights) if parts else ClosedField(self.size)
 
 
 def _padded(chosen: list[tuple[int, ...]], size: int) -> Tensor:

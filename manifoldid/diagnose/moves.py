@@ -19,6 +19,7 @@ _CHANGED = 1e-3  # relative change of predictions after a move that is no roundi
 _STILL = 1e-6  # the same of one that is
 _HALVINGS = 40  # of the time in which predictions change: what changes by so much in no time jumps
 _MOST_DERIVATIVES = 4_000_000
+_NEARBY = 1e-9  # relative
 _FAR = 1e8  # how many times its size a point may grow before overflow is nobody's fault
 
 
@@ -32,7 +33,8 @@ def relative_change(before: Tensor, after: Tensor) -> float:
 def natural_time(field: Field, x: Tensor) -> float:
     """The time in which the field moves the point by about its own size; at least of order 1 for small points."""
     velocity = field(x)
-    moved = velocity != 0
+    rounding = (field(x * (1 + _NEARBY)) - velocity).abs() if field.closed_form else 0.0
+    moved = velocity.abs() > rounding  # where the field vanishes there is only rounding
     if not bool(moved.any()):
         return 1.0
     return float((x[moved].abs() + 1e-3).median() / velocity[moved].abs().median())

@@ -52,6 +52,11 @@ def scale_of(points: Tensor, spans: Iterable[tuple[int, int]]) -> Tensor:
     return 8.0 ** torch.round(torch.log(unit) / math.log(8.0))
 
 
+def typical_units(scale: Tensor, spans: Iterable[tuple[int, int]]) -> Tensor:
+    """Units (n,) of the blocks, whatever those of single coordinates: small numbers move as far as the others."""
+    return torch.cat([scale[a:b].median().expand(b - a) for a, b in spans])
+
+
 def local_null(probe: Probe, x: Tensor, scale: Tensor) -> LocalNull:
     """The null space of the derivative of the predictions at `x`.
 
@@ -111,7 +116,8 @@ class NullSpaces:
     """Null spaces at as many random points as anyone asks for; points of less than generic rank are passed over.
 
     Attributes:
-        scale: Units (n,) of the coordinates.
+        scale: Units (n,) of the coordinates, and
+        units: typical ones.
         rank: Generic rank: the largest over the probe points.
         more: How many null directions are left unnamed since they are too many.
         local: The null space at the caller's point.
@@ -122,6 +128,7 @@ class NullSpaces:
         self.probe = probe
         points = [probe.draw() for _ in range(first)]
         self.scale = scale_of(torch.stack([*points, probe.point]), probe.spans().values())
+        self.units = typical_units(self.scale, probe.spans().values())
         probes = [local_null(probe, x, self.scale) for x in points]
         self.local = local_null(probe, probe.point, self.scale)
         self.rank = max(p.rank for p in [*probes, self.local])

@@ -7,6 +7,7 @@ import torch
 
 from manifoldid.diagnose.fields import ClosedField
 from manifoldid.diagnose.flows import steps_of_series
+from manifoldid.diagnose.moves import natural_time
 
 F64 = torch.float64
 TURN = torch.tensor([[0.0, -1.0, 2.0], [1.0, 0.0, 0.5], [-2.0, -0.5, 0.0]], dtype=F64)
@@ -16,6 +17,14 @@ POINT = torch.tensor([0.3, -1.1, 0.7], dtype=F64)
 def linear(matrix):
     rows, columns = matrix.nonzero(as_tuple=True)
     return ClosedField(len(matrix), None, rows, columns, matrix[rows, columns])
+
+
+def test_the_time_of_a_field_that_vanishes_at_the_point_is_not_one_over_rounding():
+    zero = 1.1083412345
+    constant, one = torch.tensor([0.0, zero], dtype=F64), torch.tensor([1])
+    field = ClosedField(2, constant, one, torch.tensor([0]), -torch.ones(1, dtype=F64))  # dx[1] = 1.108.. - x[0]
+    assert natural_time(field, torch.tensor([zero * (1 + 4e-16), 0.3], dtype=F64)) == 1.0
+    assert natural_time(field, torch.tensor([0.1083412345, 0.3], dtype=F64)) == pytest.approx(0.301)
 
 
 @pytest.mark.parametrize("unit", [1.0, 1e3, 1e10])

@@ -116,6 +116,24 @@ def test_thresholds_are_told_from_dead_parameters():
     assert any("no derivative information along all of x[500:510]" in note for note in diagnosis.warnings)
 
 
+@pytest.mark.parametrize("size", [8, 700])
+def test_what_argmax_does_not_choose_is_not_dead_and_what_is_beside_it_is(size):
+    # which of y1 .. y3 counts is decided by a maximum: y moves predictions once the others move; the last parameters never do
+    def predict(p):
+        return torch.stack([p[:3].max(), p[3:6][p[:3].argmax()]])
+
+    point = torch.cat([torch.tensor([0.4, 1.9, 0.3], dtype=F64), normal(size - 3)])
+    diagnosis = diagnose(predict, point)
+    assert diagnosis.dead == tuple(f"x[{i}]" for i in range(6, size))
+    assert diagnosis.unknown == 4
+
+
+def test_a_dead_parameter_beside_a_threshold_is_dead_in_small_models_too():
+    diagnosis = diagnose(lambda x: torch.cat([x[:1] - x[1:2], torch.round(3 * x[2:3])]), normal(4))
+    assert diagnosis.dead == ("x[3]",)
+    assert (diagnosis.dim, diagnosis.unknown) == (2, 1)
+
+
 def test_large_models_without_any_derivative_are_called_dead_or_unknown():
     constant = diagnose(lambda x: 0 * x[:5], normal(700))
     assert (constant.dim, len(constant.dead), constant.identifiable) == (700, 700, False)
