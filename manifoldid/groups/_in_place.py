@@ -6,27 +6,31 @@ over pieces that stay in a cache, where that saves more than the calls cost (mea
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from manifoldid.groups.base import Canonical
 from manifoldid.points import Shards
 
-_ROW_PIECE = 1 << 17  # numbers of a piece of one long row: 512 KiB in float32, about a second-level cache
-_PIECE = 1 << 19  # numbers of a piece of many rows: 2 MiB, in the third-level cache; there the calls are what counts
+_PIECE = (
+    1 << 20
+)  # numbers of a piece: 4 MiB in float32, in the third-level cache; smaller ones take more calls than they save time
+_LONG, _STAGE = 1 << 17, 1 << 12  # a float32 sum of more squares loses digits, so that it is one of sums of so many
 
 
 def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Corresponding pieces of tensors of one shape, views that fit a cache; the tensors themselves where that saves nothing."""
     one = tensors[0]
-    if one.device.type == "cpu" and one.numel() > _ROW_PIECE and all(t.is_contiguous() for t in tensors):
-        yield from zip(*(t.view(-1).split(_ROW_PIECE) for t in tensors), strict=True)
+    if one.device.type == "cpu" and one.numel() > _PIECE and all(t.is_contiguous() for t in tensors):
+        yield from zip(*(t.view(-1).split(_PIECE) for t in tensors), strict=True)
     else:
         yield tensors
 
 
-def standardise(x: Tensor, shift: bool, scale: bool, shards: Shards | None = None) -> tuple[Tensor, Tensor]:
-    """Takes means and sizes of `x` out, in place: no copy of `x`, and no look at values on an accelerator.
+def settled(x: Tensor, shift: bool, scale: bool, shards: Shards | None = None) -> Canonical:
+    """Takes means, sizes or both out of `x`, in place: no copy of `x`, and no look at values on an accelerator.
 
     Args:
         x: Points (*batch, n), contiguous; overwritten.
@@ -35,18 +39,54 @@ def standardise(x: Tensor, shift: bool, scale: bool, shards: Shards | None = Non
         shards: Where the other items of the points are; None when all are here.
 
     Returns:
-        The means and the root mean squares that were taken out, both (*batch, 1); 0 and 1 where there is nothing to take out.
+        `x`; of what was taken out (*batch, 1 or 2) the logarithm of the size and the mean; and with `scale` which points (*batch, 1)
+        have a size, above the rounding of their mean.
     """
-    batch, items = x.shape[:-1], x.shape[-1]
-    if shards is None and x.device.type == "cpu" and x.numel() == items:
+    batch, tiny, eps = x.shape[:-1], torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).eps
+    if _is_one_row(
+        x, shards
+    ):  # in numbers: after megabytes have passed through the caches, each call takes microseconds
         mean, size = _one_row(x.view(-1), shift, scale)
+        regular = not scale or size >= abs(mean) * eps + tiny
+        xi = x.new_tensor([math.log(max(size, tiny))] * scale + [mean] * shift).view(*batch, shift + scale)
+        return Canonical(x, xi, None if regular else x.new_zeros(*batch, 1, dtype=torch.bool))
+    rows = x.view(batch.numel(), x.shape[-1])  # no -1: a shard may be empty
+    planes = rows.new_empty(scale + shift, rows.shape[0], 1)  # one behind the other: a copy of 1e5 pairs takes long
+    sizes, means = planes[0] if scale else None, planes[-1] if shift else None
+    regular = rows.new_empty(rows.shape[0], 1, dtype=torch.bool) if scale else None
+    for part, mean, size, own in _parts(rows, shards, rows, means, sizes, regular):
+        _rows(part, mean, size, shards)
+        if size is not None:
+            torch.ge(size, tiny if mean is None else mean.abs().mul_(eps).add_(tiny), out=own)
+            size.clamp_min_(tiny).log_()
+    xi = planes.view(scale + shift, *batch).movedim(0, -1)
+    return Canonical(x, xi, regular if regular is None else regular.view(*batch, 1))
+
+
+def _is_one_row(x: Tensor, shards: Shards | None) -> bool:
+    return shards is None and x.device.type == "cpu" and x.numel() == x.shape[-1]
+
+
+def standardise(x: Tensor, shards: Shards | None = None) -> tuple[Tensor, Tensor]:
+    """Takes means and sizes out of `x`, as `settled` does, and returns them, both (*batch, 1)."""
+    batch = x.shape[:-1]
+    if _is_one_row(x, shards):
+        mean, size = _one_row(x.view(-1), shift=True, scale=True)
         return x.new_full((*batch, 1), mean), x.new_full((*batch, 1), size)
-    rows = x.view(batch.numel(), items)  # no -1: a shard may be empty
-    mean, size = rows.new_zeros(rows.shape[0], 1), rows.new_ones(rows.shape[0], 1)
-    count = rows.shape[0] if shards is not None or rows.device.type != "cpu" else max(1, _PIECE // max(1, items))
-    for part, means, sizes in zip(rows.split(count), mean.split(count), size.split(count), strict=True):
-        _rows(part, means if shift else None, sizes if scale else None, shards)
-    return mean.view(*batch, 1), size.view(*batch, 1)
+    rows = x.view(batch.numel(), x.shape[-1])
+    means, sizes = rows.new_empty(2, rows.shape[0], 1)
+    for part, mean, size in _parts(rows, shards, rows, means, sizes):
+        _rows(part, mean, size, shards)
+    return means.view(*batch, 1), sizes.view(*batch, 1)
+
+
+def _parts(rows: Tensor, shards: Shards | None, *of: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """The pieces of tensors that have as many rows as `rows` (m, n), where these fit a cache in pieces; None for None."""
+    count = (
+        rows.shape[0] if shards is not None or rows.device.type != "cpu" else max(1, _PIECE // max(1, rows.shape[1]))
+    )
+    for k in range(0, max(1, rows.shape[0]), max(1, count)):
+        yield tuple(None if t is None else t[k : k + count] for t in of)
 
 
 def _rows(rows: Tensor, mean: Tensor | None, size: Tensor | None, shards: Shards | None) -> None:
@@ -65,13 +105,24 @@ def _rows(rows: Tensor, mean: Tensor | None, size: Tensor | None, shards: Shards
 
 
 def _norms(rows: Tensor, out: Tensor) -> None:
-    """Norms (m, 1) of `rows` (m, n); of long ones in two stages, since a float32 sum of 1e6 squares loses digits."""
-    items, stage = rows.shape[-1], 1 << 12
-    if items > _ROW_PIECE:
-        head = items - items % stage
-        norms = [torch.linalg.vector_norm(rows[:, :head].unflatten(-1, (-1, stage)), dim=-1), rows[:, head:]]
+    """Norms (m, 1) of `rows` (m, n); of long ones in two stages."""
+    items = rows.shape[-1]
+    if items > _LONG:
+        head = items - items % _STAGE
+        norms = [torch.linalg.vector_norm(rows[:, :head].unflatten(-1, (-1, _STAGE)), dim=-1), rows[:, head:]]
         rows = torch.cat(norms, dim=-1)
     torch.linalg.vector_norm(rows, dim=-1, keepdim=True, out=out)
+
+
+def _square(row: Tensor) -> float:
+    """The sum of squares of `row` (n,); of a long one in two stages."""
+    head = row.shape[0] - row.shape[0] % _STAGE if row.shape[0] > _LONG else 0
+    rest = row[head:] if head else row
+    square = float(torch.dot(rest, rest))
+    if head:
+        norms = torch.linalg.vector_norm(row[:head].view(-1, _STAGE), dim=-1)
+        square += float(torch.dot(norms, norms))
+    return square
 
 
 def _one_row(row: Tensor, shift: bool, scale: bool) -> tuple[float, float]:
@@ -80,14 +131,13 @@ def _one_row(row: Tensor, shift: bool, scale: bool) -> tuple[float, float]:
     The sums begin at the end, which the optimiser has written last, and the second pass at the beginning, which they read last.
     """
     items, tiny = row.shape[0], torch.finfo(row.dtype).tiny
-    piece = _ROW_PIECE if shift and scale else _PIECE  # two sums of a piece, or one
-    parts = row.split(piece) if items > piece else (row,)
+    parts = row.split(_PIECE) if items > _PIECE else (row,)
     mean = square = 0.0
     for part in reversed(parts):
         if shift:
             mean += float(part.sum())
         if scale:
-            square += float(torch.dot(part, part))
+            square += _square(part)
     mean, square = mean / items, square / items
     if not scale:
         for part in parts:

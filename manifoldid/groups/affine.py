@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manifoldid.groups._in_place import standardise
+from manifoldid.groups._in_place import settled
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups._sphere import SphereGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
@@ -78,12 +78,7 @@ class Affine(ItemGroup):
     def settle(self, x: Tensor) -> Canonical | None:
         if self.partition is not None:
             return None
-        mean, size = standardise(x, shift=True, scale=True, shards=self.shards)
-        tiny = torch.finfo(x.dtype).tiny
-        regular = size >= mean.abs().mul_(torch.finfo(x.dtype).eps).add_(tiny)
-        xi = mean.new_empty(*mean.shape[:-1], 2)  # as `_join`, whose stack takes twice as long
-        xi[..., :1], xi[..., 1:] = size.clamp_min_(tiny).log_(), mean
-        return Canonical(x, xi, regular)
+        return settled(x, shift=True, scale=True, shards=self.shards)
 
     def _scale_spread(self, measure):
         return (lambda value: value) if self.common_scale else measure.spread

@@ -115,7 +115,7 @@ class LocationScale(GaugeGroup):
         def rows(name: str) -> Tensor:
             return x[name].view(*x[name].shape[:ndim], x[name].shape[ndim:].numel())
 
-        mean, size = standardise(rows(self.locations[0]), shift=True, scale=True, shards=self.shards)
+        mean, size = standardise(rows(self.locations[0]), self.shards)
         varies = size >= mean.abs().mul_(torch.finfo(size.dtype).eps).add_(tiny)
         size.clamp_min_(tiny)
         inverse = size.reciprocal()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manifoldid.groups._in_place import standardise
+from manifoldid.groups._in_place import settled
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups._sphere import SphereGeometry
 from manifoldid.groups.base import Canonical
@@ -50,10 +50,7 @@ class Scaling(ItemGroup):
     def settle(self, x: Tensor) -> Canonical | None:
         if self.partition is not None:
             return None
-        _, size = standardise(x, shift=False, scale=True, shards=self.shards)
-        tiny = torch.finfo(x.dtype).tiny
-        regular = size >= tiny
-        return Canonical(x, size.clamp_min_(tiny).log_(), regular)
+        return settled(x, shift=False, scale=True, shards=self.shards)
 
     def closest(self, x: Tensor, to: Tensor, weights: Weights = None) -> Canonical:
         measure = self.measure(x, weights)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from manifoldid.groups._euclidean import EuclideanGeometry
-from manifoldid.groups._in_place import standardise
+from manifoldid.groups._in_place import settled
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups.base import Canonical
 from manifoldid.groups.reference import reference_items
@@ -49,8 +49,7 @@ class Translation(ItemGroup):
     def settle(self, x: Tensor) -> Canonical | None:
         if self.partition is not None:
             return None
-        mean, _ = standardise(x, shift=True, scale=False, shards=self.shards)
-        return Canonical(x, mean)
+        return settled(x, shift=True, scale=False, shards=self.shards)
 
     def closest(self, x: Tensor, to: Tensor, weights: Weights = None) -> Canonical:
         measure = self.measure(x, weights)

@@ -12,9 +12,9 @@ GROUPS = [mid.Translation(), mid.Scaling(), mid.Affine()]
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch):
-    """Pieces of 64 and 16 numbers: the shapes above are cut as 1e7 numbers are."""
-    monkeypatch.setattr(_in_place, "_ROW_PIECE", 64)
-    monkeypatch.setattr(_in_place, "_PIECE", 16)
+    """Pieces of 32 numbers, sums of squares of 8: the shapes above are cut as 1e7 numbers are."""
+    for name, size in {"_PIECE": 32, "_LONG": 16, "_STAGE": 8}.items():
+        monkeypatch.setattr(_in_place, name, size)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -32,6 +32,18 @@ def test_the_point_and_its_frame_are_those_of_the_closed_form(group, shape, shif
     torch.testing.assert_close(y.double(), wanted.point, rtol=0, atol=tolerance)
     torch.testing.assert_close(form.xi.double(), wanted.xi, rtol=tolerance, atol=tolerance)
     assert form.regular is None or bool(form.regular.all())
+
+
+@pytest.mark.parametrize("group", GROUPS[1:], ids=str)
+@pytest.mark.parametrize("shape", [(1_000_003,), (2, 200_003)], ids=str)
+def test_the_size_of_long_rows_in_float32_is_right_to_rounding(group, shape, monkeypatch):
+    """One float32 sum of 1e6 squares is wrong by 1e-5."""
+    monkeypatch.undo()
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3
+    wanted = group.canonical(x.double()).xi[..., :1]
+    size = group.settle(x).xi[..., :1]
+    torch.testing.assert_close(size.double(), wanted, rtol=0, atol=4 * torch.finfo(torch.float32).eps)
+    torch.testing.assert_close(x.double().square().mean(-1), torch.ones(shape[:-1]).double(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("items", [8, 100])

@@ -59,7 +59,7 @@ def run(all_points, together, by_closure, fused, settled):
 @pytest.mark.parametrize("layout", ["rows", "columns", "both"])
 @pytest.mark.parametrize("by_closure", [False, True])
 def test_points_that_step_together_step_as_each_alone(monkeypatch, layout, by_closure):
-    monkeypatch.setattr(_in_place, "_ROW_PIECE", 4)  # cut as 1e7 numbers are
+    monkeypatch.setattr(_in_place, "_PIECE", 4)  # cut as 1e7 numbers are
     with pytest.warns(mid.DetachedWarning):  # in the second step the second point's own optimiser has nothing to do
         alone = run(points(3, layout), together=False, by_closure=by_closure, fused=False, settled=False)
     for fused in (False, True):
