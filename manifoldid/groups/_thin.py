@@ -4,77 +4,124 @@ Libraries multiply matrices of 8 columns at half the speed of those of 16, and t
 Measured, as all of this, by benchmarks/optim.py.
 """
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 _WIDTH = 16  # columns of a folded matrix; 8 and 32 are slower
 _MOST = 4  # rows read as one
-_PIECE = 1 << 17  # numbers of a piece that is copied to be multiplied: 512 KiB in float32, about a second-level cache
 
 
-def grams(a: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """a'a and a'c, both (*batch, r, r), for a, c (*batch, n, r).
+class ThinMatrices:
+    """Thin matrices a (*batch, n, r), and what they are multiplied with.
 
-    By one product with a and c side by side where that is a copy that stays in the cache.
+    Where it lies so that this takes no copy, a few rows are read as one: (n, r) is (n / k, k r). What it is multiplied with from
+    the right then stands k times on a diagonal, and of a Gram matrix the k blocks on the diagonal count.
+
+    Views, and memory for what comes out, are made once, for those who multiply at every step: after megabytes have passed through
+    the caches, a call takes microseconds, whatever it does.
     """
-    (rows, size), batch = a.shape[-2:], a.shape[:-2]
-    if a.device.type != "cpu" or rows * size > _PIECE:
-        return a.mT @ a, a.mT @ c
-    count = _PIECE // max(1, rows * size)
-    pairs = zip(*(t.reshape(-1, rows, size).split(count) for t in (a, c)), strict=True)
-    if _transposed(a):
-        products = [x.mT @ torch.cat([x.mT, y.mT], dim=-2).mT for x, y in pairs]
-    else:
-        products = [x.mT @ torch.cat([x, y], dim=-1) for x, y in pairs]
-    both = torch.cat(products).view(*batch, size, 2 * size)
-    return both[..., :size], both[..., size:]
+
+    def __init__(self, a: Tensor):
+        """Makes the views.
+
+        Args:
+            a: (*batch, n, r). What is written to it later is seen, if it or its transpose is contiguous.
+        """
+        (rows, size), count = a.shape[-2:], a.shape[:-2].numel()
+        self._turned = not a.is_contiguous() and a.mT.is_contiguous()  # the rank first in memory, as in PEFT's lora_A
+        fold = _fold(rows, size) if a.is_contiguous() else 1
+        self._batch, self._rows, self._size = a.shape[:-2], rows, size
+        self._folded = (count, rows // fold, fold * size)
+        self._a = a.mT.view(count, size, rows).mT if self._turned else a.reshape(self._folded)
+        self._transpose = self._a.mT
+        self._blocks = [slice(k, k + size) for k in range(0, fold * size, size)]
+
+    def grams(self, c: Tensor, out: Tensor) -> None:
+        """Writes a'a and a'c to `out` (2, *batch, r, r), for c (*batch, n, r)."""
+        squares, crosses, (first, *others) = self._grams
+        torch.bmm(self._transpose, self._a, out=squares)
+        torch.bmm(self._transpose, self._flat(c), out=crosses)
+        if not others:
+            out.copy_(first)
+        for k, block in enumerate(others):
+            torch.add(out if k else first, block, out=out)
+
+    def add_product_(self, y: Tensor, m: Tensor) -> Tensor:
+        """y + a m in the memory of `y` (*batch, n, r), for m (*batch, r, r)."""
+        m = m.reshape(-1, self._size, self._size)
+        if self._turned and y.mT.is_contiguous():
+            y.mT.view(self._transpose.shape).baddbmm_(m.mT, self._transpose)
+        elif not self._turned and y.is_contiguous():
+            y.view(self._folded).baddbmm_(self._a, self._on_diagonal(m))
+        else:
+            y += torch.bmm(self._a, self._on_diagonal(m)).reshape(y.shape)
+        return y
+
+    def gathered(self, tensors: list[Tensor]) -> Tensor:
+        """Parts a[i] of such matrices, or their transposes where the rank comes first, put together as in `a`: (*batch, n, r).
+
+        Good until this or `products` is called again.
+        """
+        room, _ = self._room
+        torch.stack(tensors, out=room)
+        return room.mT if self._turned else room
+
+    def products(self, m: Tensor) -> list[Tensor]:
+        """The parts (a m)[i], or their transposes where the rank comes first, for m (*batch, r, r).
+
+        Good until this or `gathered` is called again.
+        """
+        room, single = self._room
+        m = m.reshape(-1, self._size, self._size)
+        if self._turned:
+            torch.bmm(m.mT, self._transpose, out=room.view(self._transpose.shape))
+        else:
+            torch.bmm(self._a, self._on_diagonal(m), out=room.view(self._folded))
+        return single
+
+    def _flat(self, c: Tensor) -> Tensor:
+        return c.mT.reshape(self._transpose.shape).mT if self._turned else c.reshape(self._folded)
+
+    def _on_diagonal(self, m: Tensor) -> Tensor:
+        """m (k, r, r), as often as rows are read as one."""
+        if len(self._blocks) == 1:
+            return m
+        whole, blocks = self._diagonal
+        for block in blocks:
+            block.copy_(m)
+        return whole
+
+    # ------------------------------------------------------------------------------------------------ memory
+
+    @cached_property
+    def _grams(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Memory for Gram matrices, and the blocks on their diagonals (2, *batch, r, r)."""
+        both = self._memory(2, self._folded[0], self._folded[2], self._folded[2])
+        blocks = [both[:, :, k, k].view(2, *self._batch, self._size, self._size) for k in self._blocks]
+        return both[0], both[1], blocks
+
+    @cached_property
+    def _diagonal(self) -> tuple[Tensor, list[Tensor]]:
+        """Memory for matrices that are zero but for the blocks on their diagonals."""
+        whole = self._memory(self._folded[0], self._folded[2], self._folded[2]).zero_()
+        return whole, [whole[:, k, k] for k in self._blocks]
+
+    @cached_property
+    def _room(self) -> tuple[Tensor, list[Tensor]]:
+        """Memory like that of `a`, and its parts."""
+        room = self._memory(*self._batch, *((self._size, self._rows) if self._turned else (self._rows, self._size)))
+        return room, list(room.unbind(0))
+
+    def _memory(self, *shape: int) -> Tensor:
+        with torch.inference_mode(False):  # what is made in inference mode cannot be written outside of it
+            return torch.empty(shape, dtype=self._a.dtype, device=self._a.device)
 
 
-def add_product_(y: Tensor, a: Tensor, m: Tensor) -> Tensor:
-    """y + a m in the memory of `y` (*batch, n, r), for a (*batch, n, r) and m (*batch, r, r).
-
-    Where memory allows it, a few rows are read as one: (n, r) is (n / k, k r) without a copy, and m is k times on a diagonal.
-    """
-    if _transposed(y) and _transposed(a):
-        _add(y.mT, m.mT, a.mT)
-    else:
-        fold = _fold(y, a)
-        _add(_folded(y, fold), _folded(a, fold), _diagonal(m, fold))
-    return y
-
-
-def _add(y: Tensor, a: Tensor, b: Tensor) -> None:
-    if y.ndim == 3:
-        y.baddbmm_(a, b)
-    else:
-        y.add_(a @ b)
-
-
-def _transposed(x: Tensor) -> bool:
-    """Whether the rank comes first in memory, as in PEFT's lora_A."""
-    return x.mT.is_contiguous() and not x.is_contiguous()
-
-
-def _fold(a: Tensor, b: Tensor) -> int:
-    """How many rows of two matrices, of equal shape, are read as one."""
-    (rows, columns), fold = a.shape[-2:], 1
-    if not (a.is_contiguous() and b.is_contiguous()):
-        return 1
+def _fold(rows: int, columns: int) -> int:
+    """How many rows of a matrix (rows, columns) are read as one."""
+    fold = 1
     while 2 * fold <= _MOST and rows % (2 * fold) == 0 and 2 * fold * columns <= _WIDTH:
         fold *= 2
     return fold
-
-
-def _folded(x: Tensor, fold: int) -> Tensor:
-    return x if fold == 1 else x.view(*x.shape[:-2], x.shape[-2] // fold, fold * x.shape[-1])
-
-
-def _diagonal(m: Tensor, fold: int) -> Tensor:
-    """The block diagonal matrix with `fold` times `m`."""
-    if fold == 1:
-        return m
-    size = m.shape[-1]
-    blocks = m.new_zeros(*m.shape[:-2], fold * size, fold * size)
-    for k in range(0, fold * size, size):
-        blocks[..., k : k + size, k : k + size] = m
-    return blocks

@@ -1,7 +1,7 @@
 """GeneralLinear: A -> A G, B -> B G^-T for two factors of a product A B'."""
 
-import math
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from manifoldid._linalg import balanced_frame, polar, rank_tolerance, right_singular
 from manifoldid.groups._named_blocks import NamedBlocksGeometry
-from manifoldid.groups._thin import add_product_, grams
+from manifoldid.groups._sylvester import Sylvester
+from manifoldid.groups._thin import ThinMatrices
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Geometry
 from manifoldid.points import Point, Weights, item_weights
@@ -22,6 +23,25 @@ class _Factor(NamedTuple):
     matrix: Tensor
     values: Tensor
     axes: Tensor
+
+
+class _Pairs:
+    """Factors A (*batch, n, r) and B (*batch, m, r) where steps begin, and Gram matrices of them."""
+
+    def __init__(self, x: Point, a: Tensor, b: Tensor):
+        self.x, self.factors = x, (ThinMatrices(a), ThinMatrices(b))
+        with torch.inference_mode(False):
+            self._squares, self._crosses = grams = a.new_empty(2, 2, *a.shape[:-2], a.shape[-1], a.shape[-1])
+        self._own = [grams[:, k] for k in range(2)]
+
+    def meet(self, k: int, end: Tensor) -> None:
+        """Takes note of where factor `k` (0 or 1) is at the end of the step."""
+        self.factors[k].grams(end, out=self._own[k])
+
+    def mixing(self, solve: Sylvester) -> Tensor:
+        """L (*batch, r, r) with A'A L + L B'B = A'(C - A) - (D - B)'B, for the factors C and D at the end."""
+        change = self._crosses - self._squares
+        return solve(self._squares, change[0] - change[1].mT)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -232,6 +252,14 @@ class GeneralLinearGeometry(Geometry):
     """
 
     group: GeneralLinear
+    _pairs: "_Pairs | None" = None
+    _solve: Sylvester | None = None
+
+    def stepping(self) -> "GeneralLinearGeometry":
+        """See `Geometry.stepping`: it keeps the eigenvectors of the Gram matrices, and memory."""
+        other = copy.copy(self)
+        other._solve = Sylvester()
+        return other
 
     def inner(self, x: Point, u: Point, v: Point) -> Tensor:
         """See `Geometry.inner`."""
@@ -299,16 +327,31 @@ class GeneralLinearGeometry(Geometry):
         """
         # By Gram matrices and not by singular values: what is solved for has their condition, and a step has to be cheap. A'dA is
         # a difference of two of them: its rounding moves the answer along the orbit, by that of the entries of A.
-        (a, b), (c, d) = self.group.factors_of(x), self.group.factors_of(y)
-        w_a, w_b = self.group.row_weights(x, self.weights)
-        square_a, cross_a = grams(_weighted(a, w_a), _weighted(c, w_a))
-        square_b, cross_b = grams(_weighted(b, w_b), _weighted(d, w_b))
-        right = cross_a - square_a - (cross_b - square_b).mT
-        values, axes = _eigen(torch.stack([square_a, square_b]))
-        left = values[0, ..., :, None] + values[1, ..., None, :]
-        rounding = left[..., -1:, -1:] * (a.shape[-1] * torch.finfo(a.dtype).eps)  # eigenvalues are in ascending order
-        mixing = axes[0] @ (axes[0].mT @ right @ axes[1] / left.masked_fill(left <= rounding, math.inf)) @ axes[1].mT
-        return self.group.point_of(add_product_(c, a, -mixing), add_product_(d, b, mixing.mT), y)
+        ends, roots = self.group.factors_of(y), self.group.row_weights(x, self.weights)
+        a, b = self.group.factors_of(x)
+        pairs = weighted = _Pairs(x, a, b)
+        if self.weights is not None:
+            weighted = _Pairs(x, _weighted(a, roots[0]), _weighted(b, roots[1]))
+        for k, (end, root) in enumerate(zip(ends, roots, strict=True)):
+            weighted.meet(k, _weighted(end, root))
+        mixing = weighted.mixing(self._solve or Sylvester())
+        first, second = pairs.factors
+        return self.group.point_of(first.add_product_(ends[0], -mixing), second.add_product_(ends[1], mixing.mT), y)
+
+    def follow_each(self, x: Point, steps: dict[str, list[Tensor]], check: Callable[[Tensor], None]) -> bool:
+        """See `Geometry.follow_each`: `follow`, with all memory kept from step to step."""
+        if self.weights is not None or self._solve is None:
+            return False
+        pairs, ends = self._pairs, [steps[name] for name in self.group.block_names]
+        if pairs is None or any(t is not pairs.x[name] for name, t in x.items()):
+            pairs = self._pairs = _Pairs(x, *self.group.factors_of(x))
+        for k, (factor, end) in enumerate(zip(pairs.factors, ends, strict=True)):
+            pairs.meet(k, factor.gathered(end))
+        mixing = pairs.mixing(self._solve)
+        check(mixing)  # what is not finite in a factor makes a column of L so
+        for factor, end, change in zip(pairs.factors, ends, (-mixing, mixing.mT), strict=True):
+            torch._foreach_add_(end, factor.products(change))
+        return True
 
     def align(self, x: Point, to: Point) -> Point:
         """See `Geometry.align`: with the balance of `to`, rotated to it."""
@@ -356,11 +399,6 @@ def has_full_rank(matrix: Tensor, values: Tensor) -> Tensor:
 
 def _element(xi: Tensor, size: int) -> Tensor:
     return xi.unflatten(-1, (size, size)) + torch.eye(size, dtype=xi.dtype, device=xi.device)
-
-
-def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues in ascending order, those that are 0 up to rounding, and axes of a Gram matrix; not finite entries count as 0."""
-    return torch.linalg.eigh(torch.nan_to_num(gram, 0.0, 0.0, 0.0))
 
 
 def _weighted(x: Tensor, w: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ All methods are equivariant, take points (*batch, *event) or dicts of them in fl
 import copy
 import math
 import operator
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -122,7 +123,29 @@ class Geometry:
 
         Without derivatives; the memory of `y` may be used for the answer.
         """
-        return self.retract(x, self.horizontal(x, map_blocks(torch.sub, y, x)))
+        near = self.remembering()
+        return near.retract(x, near.horizontal(x, map_blocks(torch.sub, y, x)))
+
+    def stepping(self) -> "Geometry":
+        """This geometry for many calls of `follow`, at points near one another.
+
+        What it keeps from one call to the next changes how long an answer takes, and beyond rounding not the answer.
+        """
+        return self
+
+    def follow_each(self, x: Point, steps: dict[str, list[Tensor]], check: Callable[[Tensor], None]) -> bool:
+        """`follow` of many points, written to their own memory, where the group has a short cut.
+
+        Args:
+            x: Where the steps began: (k, *event), or blocks of that.
+            steps: Where they led to: block by block k tensors, overwritten with the answers.
+            check: Is handed, before anything is written, a tensor that is finite only where all answers are; may raise.
+
+        Returns:
+            Whether there is a short cut; if not, nothing happened.
+        """
+        del x, steps, check
+        return False
 
     def exp(self, x: Point, u: Point) -> Point:
         """The geodesic of the quotient from `x` with horizontal velocity `u`, at time 1.

@@ -1,5 +1,6 @@
 """Parts: a group on blocks, for a model that keeps all its parameters in one vector."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -178,6 +179,11 @@ class PartsGeometry(Geometry):
 
     def follow(self, x: Point, y: Point) -> Point:
         return self._inside_of(self.inside.follow, x, y)
+
+    def stepping(self) -> "PartsGeometry":
+        other = copy.copy(self)
+        other.inside = self.inside.stepping()
+        return other
 
     def exp(self, x: Point, u: Point) -> Point:
         return self._inside_of(self.inside.exp, x, u)

@@ -223,8 +223,15 @@ class ProductGeometry(Geometry):
 
     def remembering(self) -> "ProductGeometry":
         """See `Geometry.remembering`: every factor does."""
+        return self._with_parts(lambda geometry: geometry.remembering())
+
+    def stepping(self) -> "ProductGeometry":
+        """See `Geometry.stepping`: every factor is."""
+        return self._with_parts(lambda geometry: geometry.stepping())
+
+    def _with_parts(self, change: Callable[[Geometry], Geometry]) -> "ProductGeometry":
         other = copy.copy(self)
-        other.parts = [(geometry.remembering(), of) for geometry, of in self.parts]
+        other.parts = [(change(geometry), of) for geometry, of in self.parts]
         return other
 
     def _each(self, x: Point, operation: Callable[[Geometry, tuple[str, ...] | str], Point]) -> Point:

@@ -209,6 +209,10 @@ class Attachment:
             self._check(form, group, form.point, bucket.label())
             move_curvature(self.optimizer, bucket.moving, form, form.point)
             return
+        if skipped is None and bucket.follow(lambda taken: self._check_finite(taken, bucket.label())):
+            restart_curvature(self.optimizer)
+            bucket.old = None
+            return
         now = bucket.stacked()
         name = bucket.label()
         if bucket.old is None:
@@ -217,9 +221,8 @@ class Attachment:
             new = form.point
             move_curvature(self.optimizer, bucket.moving, form, now)
         else:
-            geometry = group.geometry(bucket.section.weights).remembering()
             kept = None if skipped is None else map_blocks(torch.clone, now)
-            new = geometry.follow(bucket.old, now)
+            new = bucket.geometry.follow(bucket.old, now)
             now = now if kept is None else kept
             self._check_finite(new, name)
             restart_curvature(self.optimizer)

@@ -1,13 +1,16 @@
 """The points that an optimiser moves, and the buckets in which they move together."""
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from manifoldid.distributed import Local, kept, local_value, localised
 from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.groups.geometry import Geometry
 from manifoldid.optim.chart import LogChart, gradient_value
 from manifoldid.points import HALF, Point, Weights, compute_point, map_blocks, part_of_weights
 from manifoldid.sections import Section
@@ -109,6 +112,11 @@ class Bucket:
                 entered.append(chart)
         return entered
 
+    @cached_property
+    def geometry(self) -> Geometry:
+        """The geometry of the group, for the steps of this bucket."""
+        return self.section.group.geometry(self.section.weights).stepping()
+
     def stacked(self, slot: str = "now") -> Point:
         """The points of the moving members, in the computing dtype, with a leading dimension when there are several.
 
@@ -140,6 +148,15 @@ class Bucket:
         """What to call the moving members in messages."""
         name = self.moving[0].name
         return name if len(self.moving) == 1 else f"{name} and others of its shape, stacked,"
+
+    def follow(self, check: Callable[[Tensor], None]) -> bool:
+        """Makes the steps of several curved points horizontal by the group's short cut, see `Geometry.follow_each`."""
+        if self.old is None or len(self.moving) == 1:
+            return False
+        names = self.moving[0].parameters
+        if any(p.dtype in HALF for p in names.values()):
+            return False
+        return self.geometry.follow_each(self.old, {name: self._tensors(name) for name in names}, check)
 
     def settle(self) -> Canonical | None:
         """Puts flat points back on their section by the group's short cut; None, with nothing changed, where there is none."""
