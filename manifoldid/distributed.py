@@ -97,8 +97,8 @@ class Spread:
         """See `Shards.count`."""
         dtype = like.dtype.to_real() if like.is_complex() else like.dtype
         if self.items is not None:
-            return torch.tensor(sum(self.items), dtype=dtype, device=like.device)
-        return self.sum(torch.tensor(items, dtype=torch.float64, device=like.device)).to(dtype)
+            return like.new_full((), sum(self.items), dtype=dtype)  # no copy from the host, which might be waited for
+        return self.sum(like.new_full((), items, dtype=torch.float64)).to(dtype)
 
     def union(self, labels: Tensor) -> Tensor:
         """See `Shards.union`."""

@@ -99,7 +99,7 @@ class Measure:
             raise ValueError(f"`blocks` must have one label per item, {items}, got {self.index.shape[0]}")
         ones = x.new_ones(items) if self.weights is None else self.weights
         self.total = self.sum(ones)
-        if concrete(self.total) and not bool((self.total > 0).all()):
+        if self.weights is not None and concrete(self.total) and not bool((self.total > 0).all()):
             empty = partition.labels[(self.total <= 0).nonzero()[:, 0].cpu()].tolist()
             raise ValueError(f"`weights` are all zero in block {empty[0]}: at least one item must define its origin")
         self.total = self.total.clamp_min(torch.finfo(x.dtype).tiny)
@@ -149,7 +149,7 @@ class Measure:
 
     def spread(self, value: Tensor) -> Tensor:
         """`value` (*batch, 1 or blocks) at every item; shape broadcastable to (*batch, n)."""
-        return value if self.index is None else value[..., self.index]
+        return value if self.index is None else value.index_select(-1, self.index)
 
     def centre(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`x` minus its mean per block, and the mean.
@@ -236,7 +236,7 @@ class ItemGroup(GaugeGroup):
 
     def at_items(self, value: Tensor) -> Tensor:
         """`value` (*batch, blocks), one number per block, at every item (*batch, n or 1)."""
-        return value if self.partition is None else value[..., self.partition.index.to(value.device)]
+        return value if self.partition is None else value.index_select(-1, self.partition.index.to(value.device))
 
     def validate(self, x: Any, name: str = "point") -> Point:
         """See `GaugeGroup.validate`; also that the blocks fit the items.

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manifoldid.groups._in_place import settled
 from manifoldid.groups._items import ItemGroup
+from manifoldid.groups._settler import ItemSettler
 from manifoldid.groups._sphere import SphereGeometry
-from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.groups.base import Canonical, GaugeGroup, Settler
 from manifoldid.groups.reference import reference_items
 from manifoldid.groups.scaling import divided, per_block
 from manifoldid.points import Point, Weights
@@ -75,10 +75,8 @@ class Affine(ItemGroup):
         form = divided(centred, size, regular, self._scale_spread(measure))
         return Canonical(form.point, self._join(form.xi, mean), regular)
 
-    def settle(self, x: Tensor) -> Canonical | None:
-        if self.partition is not None:
-            return None
-        return settled(x, shift=True, scale=True, shards=self.shards)
+    def settler(self, weights: Weights = None) -> Settler:
+        return ItemSettler(self, weights, shift=True, scale=True, join=self._join, together=self.common_scale)
 
     def _scale_spread(self, measure):
         return (lambda value: value) if self.common_scale else measure.spread

@@ -12,6 +12,7 @@ least squares (`groups/orbit.py`). Closed forms may override them one by one; th
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,6 +56,10 @@ class Canonical(NamedTuple):
     def verdict(self) -> Tensor:
         """`regular`, true where it is None."""
         return torch.ones_like(self.xi[..., :1], dtype=torch.bool) if self.regular is None else self.regular
+
+
+Settler = Callable[[Point], Canonical | None]
+"""See `GaugeGroup.settler`."""
 
 
 class GaugeGroup(ABC):
@@ -142,18 +147,20 @@ class GaugeGroup(ABC):
         """
         return self.closest(x, map_blocks(torch.zeros_like, x), weights)
 
-    def settle(self, x: Point) -> Canonical | None:
-        """Puts `x`, already close to the canonical section, back on it in place: one or two reductions and as many passes.
+    def settler(self, weights: Weights = None) -> Settler | None:
+        """What puts points that are close to the canonical section back on it, in place: a few reductions and passes.
 
-        Optional, for unweighted points that an optimiser has just moved; `canonical` is accurate from anywhere.
+        Optional, for points that an optimiser has just moved; `canonical` is accurate from anywhere. Who moves points keeps it from step
+        to step: what it knows of weights, labels and shapes is found and checked once.
 
         Args:
-            x: A point (*batch, n), or a dict of blocks, contiguous, overwritten.
+            weights: Item weights, or None.
 
         Returns:
-            The canonical form, its point `x` itself; None, with `x` as it was, when there is no short cut.
+            A function of a point (*batch, n), or a dict of blocks, contiguous, which it overwrites; its value is the canonical form,
+            with that point itself, or None, with the point as it was, where there is no short cut. None if there never is.
         """
-        del x
+        del weights
         return None
 
     def closest(self, x: Point, to: Point, weights: Weights = None) -> Canonical:
@@ -409,6 +416,8 @@ def _fields(value: object) -> dict[str, object]:
 
 def same_value(a: object, b: object) -> bool:
     """Equality of values that may contain tensors."""
+    if a is b:
+        return True
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.detach().cpu(), b.detach().cpu())
     if isinstance(a, dict) and isinstance(b, dict):

@@ -14,7 +14,7 @@ from manifoldid.groups._in_place import standardise
 from manifoldid.groups._items import Measure
 from manifoldid.groups._named_blocks import NamedBlocksGeometry, block_names
 from manifoldid.groups._sphere import _angle_over_sine, _cosine_and_sinc, _squared_angle
-from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.groups.base import Canonical, GaugeGroup, Settler
 from manifoldid.groups.geometry import Geometry
 from manifoldid.points import Point, Shards, Weights, cast_like, flat_weights, flatten, part_of_weights, unflatten
 
@@ -109,7 +109,10 @@ class LocationScale(GaugeGroup):
         point[name] = unflatten(centred / size, x[name], ndim)  # not x / s - m / s: float32 keeps its digits this way
         return Canonical(self._zeroed(point, regular), torch.cat([size.log(), mean], dim=-1), regular)
 
-    def settle(self, x: Point) -> Canonical | None:
+    def settler(self, weights: Weights = None) -> Settler | None:
+        return self._settled if weights is None else None
+
+    def _settled(self, x: Point) -> Canonical:
         ndim, tiny = self.batch_ndim(x), torch.finfo(x[self.locations[0]].dtype).tiny
 
         def rows(name: str) -> Tensor:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manifoldid.groups._in_place import settled
 from manifoldid.groups._items import ItemGroup
+from manifoldid.groups._settler import ItemSettler
 from manifoldid.groups._sphere import SphereGeometry
-from manifoldid.groups.base import Canonical
+from manifoldid.groups.base import Canonical, Settler
 from manifoldid.groups.reference import reference_items
 from manifoldid.points import Point, Weights
 
@@ -47,10 +47,8 @@ class Scaling(ItemGroup):
         regular = size > 0
         return divided(x, size, regular, measure.spread)
 
-    def settle(self, x: Tensor) -> Canonical | None:
-        if self.partition is not None:
-            return None
-        return settled(x, shift=False, scale=True, shards=self.shards)
+    def settler(self, weights: Weights = None) -> Settler:
+        return ItemSettler(self, weights, scale=True)
 
     def closest(self, x: Tensor, to: Tensor, weights: Weights = None) -> Canonical:
         measure = self.measure(x, weights)

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from manifoldid._linalg import widened
 from manifoldid.groups._euclidean import EuclideanGeometry
-from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.groups.base import Canonical, GaugeGroup, Settler
 from manifoldid.points import (
     Point,
     Weights,
@@ -22,6 +22,8 @@ from manifoldid.points import (
     flatten,
     unflatten,
 )
+
+_LONG, _STAGE = 1 << 15, 1 << 12  # longer sums of products are sums of sums of so many
 
 Direction = Mapping[str, Tensor | float | int]
 
@@ -213,6 +215,21 @@ class Shift(GaugeGroup):
             )
         return columns
 
+    def settler(self, weights: Weights = None) -> Settler:
+        return _ShiftSettler(self, weights)
+
+    def settling_rows(self, x: Point, weights: Weights) -> tuple[Tensor, Tensor]:
+        """The directions, and the rows whose products with a point are how far it is shifted along them, both (k, N).
+
+        Raises:
+            ValueError: The directions are linearly dependent, or the weights do not fit.
+        """
+        rows, w = self._matrix(x), flat_weights(weights, x, self.batch_ndim(x))
+        root = torch.ones_like(rows[0]) if w is None else w.sqrt()
+        self._check_rank(rows * root, "directions" if w is None else "weights")
+        q, r = torch.linalg.qr((rows * root).mT)
+        return rows, torch.linalg.solve_triangular(r, q.mT, upper=True) * root
+
     def geometry(self, weights: Weights = None) -> EuclideanGeometry:
         return EuclideanGeometry(self, weights)
 
@@ -220,6 +237,74 @@ class Shift(GaugeGroup):
         if isinstance(self.directions, Tensor):
             return [f"shift along direction {k}" for k in range(len(self.directions))]
         return [f"shift of {', '.join(direction)}" for direction in self.directions]
+
+
+class _Part(NamedTuple):
+    """What shifts do to one block: directions and measuring rows (k, n), or one number of each that stands for the block (k, 1)."""
+
+    rows: Tensor
+    measures: Tensor
+    constant: bool
+
+
+class _ShiftSettler:
+    """Takes the shifts out, in place, block by block; see `GaugeGroup.settler`."""
+
+    def __init__(self, group: Shift, weights: Weights):
+        self._group, self._weights = group, weights
+        self._known: tuple[list, dict[str, _Part]] | None = None
+
+    def __call__(self, x: Point) -> Canonical:
+        """The canonical form of `x`, in its memory."""
+        blocks, ndim = blocks_of(x), self._group.batch_ndim(x)
+        batch = first(x).shape[:ndim]
+        flat = {name: t.view(batch.numel(), t.shape[ndim:].numel()) for name, t in blocks.items()}
+        parts = self._parts(x, flat)
+        xi = torch.stack([_measured(flat[name], part) for name, part in parts.items()]).sum(0)
+        for name, part in parts.items():
+            if part.constant:
+                flat[name].sub_(xi @ part.rows)
+            else:
+                flat[name].addmm_(xi, part.rows, alpha=-1)
+        return Canonical(x, xi.view(*batch, xi.shape[-1]))
+
+    def _parts(self, x: Point, flat: dict[str, Tensor]) -> dict[str, _Part]:
+        """Found and checked once for points of one kind."""
+        kind = [(name, t.shape[1], t.dtype, t.device) for name, t in flat.items()]
+        if self._known is None or self._known[0] != kind:
+            rows, measures = self._group.settling_rows(widened(x), self._weights)
+            sizes = [t.shape[1] for t in flat.values()]
+            pieces = zip(flat, rows.split(sizes, dim=1), measures.split(sizes, dim=1), strict=True)
+            self._known = kind, {name: _part(of, by, flat[name].dtype) for name, of, by in pieces}
+        return self._known[1]
+
+
+def _part(rows: Tensor, measures: Tensor, dtype: torch.dtype) -> _Part:
+    constant = rows.shape[1] > 0 and _is_constant(rows) and _is_constant(measures)
+    rows, measures = (rows[:, :1], measures[:, :1]) if constant else (rows, measures)
+    return _Part(rows.to(dtype).contiguous(), measures.to(dtype).contiguous(), constant)
+
+
+def _is_constant(rows: Tensor) -> bool:
+    """Whether every row is one number, up to the rounding of a decomposition, where that can be seen."""
+    if not concrete(rows):
+        return False
+    rounding = rows.shape[1] * torch.finfo(rows.dtype).eps * rows.abs().max()
+    return bool(((rows - rows[:, :1]).abs() <= rounding).all())
+
+
+def _measured(x: Tensor, part: _Part) -> Tensor:
+    """Products of the points (b, n) with the measuring rows of a block, (b, k)."""
+    if part.constant:
+        return x.sum(-1, keepdim=True) @ part.measures.mT
+    if x.shape[1] <= _LONG:
+        return x @ part.measures.mT
+    head = x.shape[1] - x.shape[1] % _STAGE
+    products = []
+    for row in part.measures:  # in two stages: one float32 sum of 1e6 products loses digits
+        stages = torch.linalg.vecdot(x[:, :head].unflatten(1, (-1, _STAGE)), row[:head].view(-1, _STAGE))
+        products.append(stages.sum(-1) + x[:, head:] @ row[head:])
+    return torch.stack(products, dim=-1)
 
 
 def _frozen_dicts(directions: Any) -> tuple[tuple[dict[str, Tensor | float | int], ...], tuple[str, ...]]:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from manifoldid.groups._euclidean import EuclideanGeometry
-from manifoldid.groups._in_place import settled
 from manifoldid.groups._items import ItemGroup
-from manifoldid.groups.base import Canonical
+from manifoldid.groups._settler import ItemSettler
+from manifoldid.groups.base import Canonical, Settler
 from manifoldid.groups.reference import reference_items
 from manifoldid.points import Point, Weights
 
@@ -46,10 +46,8 @@ class Translation(ItemGroup):
         centred, mean = self.measure(x, weights).centre(x)
         return Canonical(centred, mean)
 
-    def settle(self, x: Tensor) -> Canonical | None:
-        if self.partition is not None:
-            return None
-        return settled(x, shift=True, scale=False, shards=self.shards)
+    def settler(self, weights: Weights = None) -> Settler:
+        return ItemSettler(self, weights, shift=True)
 
     def closest(self, x: Tensor, to: Tensor, weights: Weights = None) -> Canonical:
         measure = self.measure(x, weights)

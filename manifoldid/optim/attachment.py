@@ -18,6 +18,7 @@ from manifoldid.errors import DegeneratePointError, DetachedWarning, NotInvarian
 from manifoldid.groups.base import Canonical, GaugeGroup, checked
 from manifoldid.invariance import vertical_share
 from manifoldid.optim.chart import LogChart
+from manifoldid.optim.late import LateVerdicts
 from manifoldid.optim.member import Bucket, Member
 from manifoldid.optim.sparse import TAKE_SPARSE, SparseStep, is_sparse
 from manifoldid.optim.state import move_curvature, restart_curvature
@@ -39,7 +40,7 @@ class Attachment:
         self._sparse: list[SparseStep] = []
         self._known: list[Tensor] = []
         self._missed_gradients = False
-        self._late: list[tuple[Tensor, str]] = []
+        self._late = LateVerdicts()
         self._hooks: list[Any] = []
 
     @staticmethod
@@ -126,7 +127,7 @@ class Attachment:
     @torch.no_grad()
     def before(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """The pre hook: remembers where curved points are, and hands positive parameters over in their logarithm."""
-        self._raise_late()
+        self._late.read()
         if self._leave_charts():
             raise RuntimeError(
                 "the step before this one did not come to its end (an error in it, or in a hook), and left attached positive parameters in "
@@ -240,7 +241,7 @@ class Attachment:
         bad = ~torch.isfinite(form.xi).all()
         if form.regular is not None:
             bad = bad | ~form.regular.all()
-        self._later(bad, name)
+        self._late.send(bad, name)
 
     @staticmethod
     def _cpu_check(form: Canonical, group: GaugeGroup, point: Point, name: str) -> None:
@@ -261,25 +262,11 @@ class Attachment:
                 continue  # one pass without memory of its own; a sum that overflows says nothing yet
             bad = ~torch.isfinite(torch.view_as_real(t) if t.is_complex() else t).all()
             if t.device.type != "cpu":
-                self._later(bad, name)
+                self._late.send(bad, name)
             elif bool(bad):
                 raise ValueError(
                     f"`{name}` after this step must be finite: it has nan or infinite entries; the loss or its gradient was not "
                     "finite, or the learning rate is too large"
-                )
-
-    def _later(self, bad: Tensor, name: str) -> None:
-        """Sends a verdict to the host without waiting for it; it is read before the next step."""
-        host = torch.zeros((), dtype=torch.bool, pin_memory=True)
-        host.copy_(bad, non_blocking=True)
-        self._late.append((host, name))
-
-    def _raise_late(self) -> None:
-        late, self._late = self._late, []
-        for flag, name in late:
-            if bool(flag):
-                raise DegeneratePointError(
-                    f"`{name}` had no representative on its orbit, or was not finite, after the step before this one"
                 )
 
     def _look(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldid.distributed import Local, kept, local_value, localised
-from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.groups.base import Canonical, GaugeGroup, Settler
 from manifoldid.groups.geometry import Geometry
 from manifoldid.optim.chart import LogChart, gradient_value
 from manifoldid.points import HALF, Point, Weights, compute_point, map_blocks, part_of_weights
@@ -117,6 +117,11 @@ class Bucket:
         """The geometry of the group, for the steps of this bucket."""
         return self.section.group.geometry(self.section.weights).stepping()
 
+    @cached_property
+    def settler(self) -> Settler | None:
+        """What puts flat points back on their section in place, for the steps of this bucket."""
+        return self.section.group.settler(self.section.weights)
+
     def stacked(self, slot: str = "now") -> Point:
         """The points of the moving members, in the computing dtype, with a leading dimension when there are several.
 
@@ -160,16 +165,15 @@ class Bucket:
 
     def settle(self) -> Canonical | None:
         """Puts flat points back on their section by the group's short cut; None, with nothing changed, where there is none."""
-        group = self.section.group
-        if self.section.weights is not None or type(group).settle is GaugeGroup.settle:
+        if (settle := self.settler) is None:
             return None
         tensors = {name: self._tensors(name) for name in self.moving[0].parameters}
         if any(t.dtype in HALF or not t.is_contiguous() for block in tensors.values() for t in block):
             return None
         if len(self.moving) == 1:
-            return group.settle(self.moving[0].as_point({name: t.detach() for name, (t,) in tensors.items()}))
+            return settle(self.moving[0].as_point({name: t.detach() for name, (t,) in tensors.items()}))
         point = {name: self._gathered(block, "now" + name) for name, block in tensors.items()}
-        form = group.settle(self.moving[0].as_point(point))
+        form = settle(self.moving[0].as_point(point))
         if form is not None:
             for name, block in tensors.items():
                 torch._foreach_copy_(block, self.scratch["now" + name][1])

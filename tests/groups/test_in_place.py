@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from cases import randn
 
 import manifoldid as mid
 from manifoldid.groups import _in_place
+from manifoldid.points import blocks_of, map_blocks
 
 SHAPES = [(5,), (3, 7), (2, 1, 40), (100,), (2, 100)]
 GROUPS = [mid.Translation(), mid.Scaling(), mid.Affine()]
@@ -25,7 +27,7 @@ def test_the_point_and_its_frame_are_those_of_the_closed_form(group, shape, shif
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1.1 + shift
     wanted = group.canonical(x.to(dtype).double())
     y = x.to(dtype)
-    form = group.settle(y)
+    form = group.settler()(y)
     assert form.point is y
     # Sums of n numbers of size |shift| + 1, of which differences are taken.
     tolerance = 4 * shape[-1] ** 0.5 * torch.finfo(dtype).eps * (1 + shift)
@@ -41,7 +43,7 @@ def test_the_size_of_long_rows_in_float32_is_right_to_rounding(group, shape, mon
     monkeypatch.undo()
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3
     wanted = group.canonical(x.double()).xi[..., :1]
-    size = group.settle(x).xi[..., :1]
+    size = group.settler()(x).xi[..., :1]
     torch.testing.assert_close(size.double(), wanted, rtol=0, atol=4 * torch.finfo(torch.float32).eps)
     torch.testing.assert_close(x.double().square().mean(-1), torch.ones(shape[:-1]).double(), rtol=0, atol=1e-6)
 
@@ -49,8 +51,8 @@ def test_the_size_of_long_rows_in_float32_is_right_to_rounding(group, shape, mon
 @pytest.mark.parametrize("items", [8, 100])
 def test_points_without_a_representative_are_named_and_stay_finite(items):
     zero, constant = torch.zeros(2, items), torch.full((2, items), 0.3)
-    assert not mid.Scaling().settle(zero).regular.any()
-    assert not mid.Affine().settle(constant).regular.any()
+    assert not mid.Scaling().settler()(zero).regular.any()
+    assert not mid.Affine().settler()(constant).regular.any()
     assert torch.isfinite(zero).all()
     assert torch.isfinite(constant).all()
 
@@ -58,7 +60,7 @@ def test_points_without_a_representative_are_named_and_stay_finite(items):
 @pytest.mark.parametrize("group", GROUPS[1:], ids=str)
 def test_what_is_not_finite_does_not_go_unseen(group):
     x = torch.ones(100).index_fill_(0, torch.tensor([3]), float("nan"))
-    form = group.settle(x)
+    form = group.settler()(x)
     assert not (torch.isfinite(form.xi).all() and form.regular.all())
 
 
@@ -76,7 +78,7 @@ def test_locations_scales_and_slopes_move_together(batch, dtype):
         x = {n: t.flatten() for n, t in x.items()}
     wanted = group.canonical({n: t.double() for n, t in x.items()})
     y = {n: t.clone() for n, t in x.items()}
-    form = group.settle(y)
+    form = group.settler()(y)
     tolerance = 40 * torch.finfo(dtype).eps
     for n, t in y.items():
         torch.testing.assert_close(t.double(), wanted.point[n], rtol=tolerance, atol=tolerance)
@@ -84,6 +86,76 @@ def test_locations_scales_and_slopes_move_together(batch, dtype):
     assert form.regular.shape == (*batch, 3)
     assert form.regular.all()
     for n, bad in (("z", 0.3), ("s", 0.0), ("q", float("nan"))):
-        form = group.settle({**{m: t.clone() for m, t in x.items()}, n: torch.full_like(x[n], bad)})
+        form = group.settler()({**{m: t.clone() for m, t in x.items()}, n: torch.full_like(x[n], bad)})
         assert not form.regular[..., "zsq".index(n)].any()
         assert form.regular.sum() == 2 * form.regular[..., 0].numel()
+
+
+LABELS = torch.tensor([5, 5, -1, 5, -1, -1, 7, 7, 7, 7])
+WEIGHTS = torch.tensor([1.0, 2.0, 0.5, 0.0, 1.0, 3.0, 1.0, 1.0, 0.0, 2.0])
+USERS = {"user": 1, "item": -1}
+KEPT = {
+    "Translation, weights": (mid.Translation(), {"": (10,)}, WEIGHTS),
+    "Scaling, weights": (mid.Scaling(), {"": (10,)}, WEIGHTS),
+    "Affine, weights": (mid.Affine(), {"": (10,)}, WEIGHTS),
+    "Translation, blocks": (mid.Translation(LABELS), {"": (10,)}, None),
+    "Scaling, blocks": (mid.Scaling(LABELS), {"": (10,)}, None),
+    "Affine, blocks": (mid.Affine(LABELS), {"": (10,)}, None),
+    "Affine, blocks and weights": (mid.Affine(LABELS), {"": (10,)}, WEIGHTS),
+    "Affine, common scale": (mid.Affine(LABELS, common_scale=True), {"": (10,)}, None),
+    "Affine, common scale and weights": (mid.Affine(LABELS, common_scale=True), {"": (10,)}, WEIGHTS),
+    "Shift, one direction": (mid.Shift(randn(1, 10)), {"": (10,)}, None),
+    "Shift, three of matrices": (mid.Shift(randn(3, 5, 2)), {"": (5, 2)}, None),
+    "Shift, weights": (mid.Shift(randn(2, 10)), {"": (10,)}, WEIGHTS + 0.1),
+    "Shift, numbers": (mid.Shift(USERS), {"user": (4,), "item": (6,)}, None),
+    "Shift, numbers and weights": (mid.Shift(USERS), {"user": (4,), "item": (6,)}, {"item": WEIGHTS[:6]}),
+    "Shift, numbers and tensors": (
+        mid.Shift([USERS, {"item": randn(6), "user": 2.0}]),
+        {"user": (4,), "item": (6,)},
+        None,
+    ),
+    "Shift, ones and tensors": (mid.Shift([USERS, {"item": randn(6)}]), {"user": (4,), "item": (6,)}, None),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 2)], ids=str)
+@pytest.mark.parametrize("case", KEPT)
+def test_what_knows_weights_labels_and_directions_gives_the_closed_form_at_every_call(case, batch, dtype):
+    group, shapes, weights = KEPT[case]
+    settle = group.settler(weights)
+    for seed in (0, 5):
+        blocks = {n: randn(*batch, *shape, seed=seed + k) + 0.3 for k, (n, shape) in enumerate(shapes.items())}
+        x = {n: t.to(dtype) for n, t in blocks.items()}
+        x = x.get("", x)
+        wanted = group.canonical(map_blocks(torch.Tensor.double, x), weights)
+        form = settle(x)
+        assert form.point is x
+        tolerance = 50 * torch.finfo(dtype).eps  # ten items of size 1, and directions whose angles are not small
+        for actual, expected in zip(blocks_of(x).values(), blocks_of(wanted.point).values(), strict=True):
+            torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(form.xi.double(), wanted.xi, rtol=tolerance, atol=tolerance)
+        assert form.regular is None or (form.regular.shape == wanted.regular.shape and bool(form.regular.all()))
+
+
+@pytest.mark.parametrize("directions", [torch.ones(1, 200_003), randn(2, 200_003)], ids=["ones", "random"])
+def test_long_directions_in_float32_are_taken_out_to_rounding(directions):
+    x = (randn(200_003, seed=3) + 1).float()
+    wanted = mid.Shift(directions).canonical(x.double())
+    form = mid.Shift(directions).settler()(x)
+    eps = torch.finfo(torch.float32).eps
+    torch.testing.assert_close(form.xi.double(), wanted.xi, rtol=0, atol=2 * eps)  # a sum of size 1, and its product
+    torch.testing.assert_close(x.double(), wanted.point, rtol=0, atol=4 * eps * float(x.abs().max()))
+
+
+def test_a_block_that_is_constant_is_named_by_blocks_too():
+    x = torch.tensor([1.0, 1.0, 2.0, 1.0, 3.0, 4.0, 1.0, 2.0, 3.0, 4.0])
+    assert mid.Affine(LABELS).settler()(x.clone()).regular.tolist() == [
+        True,
+        False,
+        True,
+    ]  # in order of labels: -1, 5, 7
+    with pytest.raises(ValueError, match="all zero in block 5"):
+        mid.Affine(LABELS).settler(WEIGHTS * (LABELS != 5))(x.clone())
+    with pytest.raises(ValueError, match="linearly dependent"):
+        mid.Shift(torch.ones(2, 10)).settler()(x.clone())
