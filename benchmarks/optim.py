@@ -41,12 +41,18 @@ SHAPES = {
     "1,000 x 64": Shape(1000, (64,)),
     "100 x (768, 8)": Shape(100, (768, 8)),
 }
+MILLION = "1 x 1e6"
 ITEMS = {"Translation": mid.Translation(), "Scaling": mid.Scaling(), "Affine": mid.Affine()}
 GROUPS: dict[str, mid.GaugeGroup] = {
     **ITEMS,
     "LocationScale": mid.LocationScale(locations=("theta",), slopes=("alpha",)),
     "GeneralLinear": mid.GeneralLinear("A", "B"),
+    "PositiveScaling": mid.PositiveScaling(),
+    "Shift": mid.Shift({"theta": 1, "alpha": 1}),
+    "Translation(blocks=)": mid.Translation(torch.arange(1_000_000) % 1000),
+    "Affine(blocks=)": mid.Affine(torch.arange(1_000_000) % 1000),
 }
+ONCE = ("PositiveScaling", "Shift", "Translation(blocks=)", "Affine(blocks=)")  # of one shape
 HEADER = """| group | shape | bare | attached | quotient | sphere | attached / bare | sphere / attached | quotient / sphere |
 |---|---|---:|---:|---:|---:|---:|---:|---:|"""
 LORA = "100 x (768, 8)"
@@ -54,6 +60,7 @@ CELLS = [
     (group, shape)
     for group, shape in itertools.product(GROUPS, SHAPES)
     if (shape == LORA) == (group == "GeneralLinear")  # 50 pairs of LoRA factors, and nothing else, are points of GL(8)
+    and (shape == MILLION or group not in ONCE)
 ]
 
 
@@ -68,8 +75,8 @@ def tensors(shape: Shape) -> list[Tensor]:
 def points(group: str, shape: Shape) -> list[dict[str, nn.Parameter]]:
     """The points that a group acts on; those of one tensor are called x."""
     values = tensors(shape)
-    if group in ITEMS:
-        return [{"x": nn.Parameter(t)} for t in values]
+    if group not in ("GeneralLinear", "LocationScale", "Shift"):
+        return [{"x": nn.Parameter(t.exp() if GROUPS[group].positive else t)} for t in values]
     if group == "GeneralLinear":
         return [{"A": nn.Parameter(a), "B": nn.Parameter(b)} for a, b in zip(values[::2], values[1::2], strict=True)]
     halves = [t.chunk(2, dim=-1) for t in values]
@@ -96,7 +103,7 @@ def attached(group: str, shape: str) -> Step:
     all_points = points(group, SHAPES[shape])
     optimizer = Adam([p for point in all_points for p in point.values()], fused=True)
     for point in all_points:
-        mid.attach(optimizer, GROUPS[group], point["x"] if group in ITEMS else point)
+        mid.attach(optimizer, GROUPS[group], point.get("x", point))
     return prepared(optimizer)
 
 

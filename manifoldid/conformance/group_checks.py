@@ -323,6 +323,28 @@ def _with_weights(case: Case, weights) -> Point:
         raise Skip(f"the section takes no weights here: {error}") from None
 
 
+@check("settler")
+def settling_is_the_section_in_place(case: Case) -> None:
+    """The settler makes section(x) of points near the section, in their memory, at every call."""
+    group, asked = case.gauge, 0
+    for weights in (None, weights_for(case)):
+        settle = group.settler(weights)
+        for k in range(2 if settle is not None else 0):
+            try:
+                near = case.perturb(group.canonical(case.x, weights).point, 50 + k)
+            except (TypeError, ValueError, NotImplementedError):
+                break  # no weights, here
+            wanted = group.canonical(near, weights)
+            form = settle(map_blocks(lambda t: t.clone(memory_format=torch.contiguous_format), near))
+            if form is None:
+                break
+            require_close(form.point, wanted.point, "settler(x) is not section(x)", 1e-9)
+            require_close(form.xi, wanted.xi, "the frame of settler(x) is not that of section(x)", 1e-9, scale=1.0)
+            asked += 1
+    if not asked:
+        raise Skip("the group has no settler")
+
+
 @check("closest")
 def closest_stays_on_the_orbit(case: Case) -> None:
     """The representative of g.x closest to x is x."""
@@ -399,6 +421,7 @@ GROUP_CHECKS = (
     section_treats_points_of_a_batch_alone,
     section_works_in_float32,
     only_ratios_of_weights_matter,
+    settling_is_the_section_in_place,
     closest_stays_on_the_orbit,
     declared_invariant_is_invariant,
     copies_are_equal,

@@ -41,7 +41,7 @@ class ItemSettler:
         """The canonical form of `x` (*batch, n), in its memory."""
         if self._group.partition is None and self._weights is None:
             return settled(x, self._shift, self._scale, self._group.shards)
-        measure, eps, tiny = self._measure(x), torch.finfo(x.dtype).eps, torch.finfo(x.dtype).tiny
+        measure, eps, tiny = self.measure(x), torch.finfo(x.dtype).eps, torch.finfo(x.dtype).tiny
         mean = measure.mean(x)
         if self._shift:
             x -= measure.spread(mean)
@@ -54,8 +54,8 @@ class ItemSettler:
         x /= size if self._together else measure.spread(size)
         return Canonical(x, size.log() if self._join is None else self._join(size.log(), mean), regular)
 
-    def _measure(self, x: Tensor) -> Measure:
-        """Made and checked once for points of one kind: nobody looks at weights and labels again."""
+    def measure(self, x: Tensor) -> Measure:
+        """The means over the items of `x`; made and checked once for points of one kind: nobody looks at weights and labels again."""
         kind = (x.shape[-1], x.dtype, x.device)
         if self._known is None or self._known[0] != kind:
             self._known = kind, self._group.measure(x, self._weights)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from manifoldid.groups._euclidean import LogGeometry
 from manifoldid.groups._items import ItemGroup
-from manifoldid.groups.base import Canonical
+from manifoldid.groups._settler import ItemSettler
+from manifoldid.groups.base import Canonical, Settler
 from manifoldid.groups.reference import reference_items
 from manifoldid.groups.scaling import divided, per_block
 from manifoldid.groups.translation import Translation
@@ -49,6 +50,9 @@ class PositiveScaling(ItemGroup):
     def canonical(self, x: Tensor, weights: Weights = None) -> Canonical:
         return self._centred(x, torch.zeros_like(x), weights)
 
+    def settler(self, weights: Weights = None) -> Settler:
+        return _PositiveSettler(self, weights)
+
     def _centred(self, x: Tensor, origin: Tensor, weights: Weights) -> Canonical:
         """The representative whose logarithm has the mean of `origin`."""
         measure = self.measure(x, weights)
@@ -74,3 +78,22 @@ class PositiveScaling(ItemGroup):
 
     def generator_names(self, x: Point) -> list[str]:
         return self.named("scaling")
+
+
+class _PositiveSettler(ItemSettler):
+    """Takes geometric means out, in place; see `GaugeGroup.settler`."""
+
+    _logs: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Canonical:
+        """The canonical form of `x` (*batch, n), in its memory."""
+        logs = self._logs
+        if logs is None or (logs.shape, logs.dtype, logs.device) != (x.shape, x.dtype, x.device):
+            with torch.inference_mode(False):  # what is made in inference mode cannot be written outside of it
+                logs = self._logs = torch.empty_like(x)
+        measure = self.measure(x)
+        mean = measure.mean(torch.log(x, out=logs))
+        regular = torch.isfinite(mean)  # nor is it where an entry is not positive
+        mean = torch.where(regular, mean, torch.zeros_like(mean))
+        x *= measure.spread((-mean).exp())
+        return Canonical(x, mean, regular)

@@ -143,6 +143,17 @@ class RawWeights(mid.Translation):
         return Canonical(x - shift, shift)
 
 
+class SettlesOnce(mid.Translation):
+    def settler(self, weights=None):
+        means = []  # found at the first point, and taken out of the others too
+
+        def settle(x):
+            means.append(x.mean(-1, keepdim=True))
+            return Canonical(x.sub_(means[0]), means[0])
+
+        return settle
+
+
 class ClosestIsCanonical(mid.Translation):
     def closest(self, x, to, weights=None):
         return self.canonical(x, weights)
@@ -357,6 +368,7 @@ GROUPS = {
     "detached-section": Wrong(DetachedSection(), randn(7), "section_does_not_change_along_the_orbit"),
     "raw-weights": Wrong(RawWeights(), randn(7), "only_ratios_of_weights_matter"),
     "closest-is-canonical": Wrong(ClosestIsCanonical(), randn(7) + 1, "closest_stays_on_the_orbit"),
+    "settles-once": Wrong(SettlesOnce(), randn(7) + 1, "settling_is_the_section_in_place"),
     "wrong-invariant": Wrong(mid.Affine(), randn(7).sort().values, "declared_invariant_is_invariant", log_gaps),
     "metric-of-representatives": spoilt(EuclideanMetric, "metric_is_invariant"),
     "negative-metric": spoilt(NegativeMetric, "metric_is_symmetric_and_positive"),

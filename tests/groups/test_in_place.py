@@ -104,6 +104,10 @@ KEPT = {
     "Affine, blocks and weights": (mid.Affine(LABELS), {"": (10,)}, WEIGHTS),
     "Affine, common scale": (mid.Affine(LABELS, common_scale=True), {"": (10,)}, None),
     "Affine, common scale and weights": (mid.Affine(LABELS, common_scale=True), {"": (10,)}, WEIGHTS),
+    "PositiveScaling": (mid.PositiveScaling(), {"": (10,)}, None),
+    "PositiveScaling, weights": (mid.PositiveScaling(), {"": (10,)}, WEIGHTS),
+    "PositiveScaling, blocks": (mid.PositiveScaling(LABELS), {"": (10,)}, None),
+    "PositiveScaling, blocks and weights": (mid.PositiveScaling(LABELS), {"": (10,)}, WEIGHTS),
     "Shift, one direction": (mid.Shift(randn(1, 10)), {"": (10,)}, None),
     "Shift, three of matrices": (mid.Shift(randn(3, 5, 2)), {"": (5, 2)}, None),
     "Shift, weights": (mid.Shift(randn(2, 10)), {"": (10,)}, WEIGHTS + 0.1),
@@ -126,7 +130,7 @@ def test_what_knows_weights_labels_and_directions_gives_the_closed_form_at_every
     settle = group.settler(weights)
     for seed in (0, 5):
         blocks = {n: randn(*batch, *shape, seed=seed + k) + 0.3 for k, (n, shape) in enumerate(shapes.items())}
-        x = {n: t.to(dtype) for n, t in blocks.items()}
+        x = {n: (t.exp() if group.positive else t).to(dtype) for n, t in blocks.items()}
         x = x.get("", x)
         wanted = group.canonical(map_blocks(torch.Tensor.double, x), weights)
         form = settle(x)
@@ -146,6 +150,15 @@ def test_long_directions_in_float32_are_taken_out_to_rounding(directions):
     eps = torch.finfo(torch.float32).eps
     torch.testing.assert_close(form.xi.double(), wanted.xi, rtol=0, atol=2 * eps)  # a sum of size 1, and its product
     torch.testing.assert_close(x.double(), wanted.point, rtol=0, atol=4 * eps * float(x.abs().max()))
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_entries_that_are_not_positive_show_in_their_own_block(bad):
+    x = torch.arange(1.0, 11.0).index_fill_(0, torch.tensor([3]), bad)
+    for weights in (None, WEIGHTS):  # the weight of that entry is 0
+        form = mid.PositiveScaling(LABELS).settler(weights)(x.clone())
+        assert form.regular.tolist() == [True, False, True]
+        assert torch.isfinite(form.xi).all()
 
 
 def test_a_block_that_is_constant_is_named_by_blocks_too():
