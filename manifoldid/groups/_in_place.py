@@ -6,7 +6,7 @@ over pieces that stay in a cache, where that saves more than the calls cost (mea
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tensors
 
 
-def settled(x: Tensor, shift: bool, scale: bool, shards: Shards | None = None) -> Canonical:
+def settled(x: Tensor, shift: bool, scale: bool, shards: Shards | None = None) -> Canonical | None:
     """Takes means, sizes or both out of `x`, in place: no copy of `x`, and no look at values on an accelerator.
 
     Args:
@@ -40,16 +40,16 @@ def settled(x: Tensor, shift: bool, scale: bool, shards: Shards | None = None) -
 
     Returns:
         `x`; of what was taken out (*batch, 1 or 2) the logarithm of the size and the mean; and with `scale` which points (*batch, 1)
-        have a size, above the rounding of their mean.
+        have a size, above the rounding of their mean. None, with nothing written, for one row that is far from the section.
     """
     batch, tiny, eps = x.shape[:-1], torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).eps
     if _is_one_row(
         x, shards
     ):  # in numbers: after megabytes have passed through the caches, each call takes microseconds
-        mean, size = _one_row(x.view(-1), shift, scale)
-        regular = not scale or size >= abs(mean) * eps + tiny
-        xi = x.new_tensor([math.log(max(size, tiny))] * scale + [mean] * shift).view(*batch, shift + scale)
-        return Canonical(x, xi, None if regular else x.new_zeros(*batch, 1, dtype=torch.bool))
+        if (taken := _one_row(x.view(-1), shift, scale, near=True)) is None:
+            return None
+        mean, size = taken
+        return Canonical(x, x.new_tensor([math.log(size)] * scale + [mean] * shift).view(*batch, shift + scale))
     rows = x.view(batch.numel(), x.shape[-1])  # no -1: a shard may be empty
     planes = rows.new_empty(scale + shift, rows.shape[0], 1)  # one behind the other: a copy of 1e5 pairs takes long
     sizes, means = planes[0] if scale else None, planes[-1] if shift else None
@@ -71,7 +71,7 @@ def standardise(x: Tensor, shards: Shards | None = None) -> tuple[Tensor, Tensor
     """Takes means and sizes out of `x`, as `settled` does, and returns them, both (*batch, 1)."""
     batch = x.shape[:-1]
     if _is_one_row(x, shards):
-        mean, size = _one_row(x.view(-1), shift=True, scale=True)
+        mean, size = cast(tuple[float, float], _one_row(x.view(-1), shift=True, scale=True))
         return x.new_full((*batch, 1), mean), x.new_full((*batch, 1), size)
     rows = x.view(batch.numel(), x.shape[-1])
     means, sizes = rows.new_empty(2, rows.shape[0], 1)
@@ -125,10 +125,12 @@ def _square(row: Tensor) -> float:
     return square
 
 
-def _one_row(row: Tensor, shift: bool, scale: bool) -> tuple[float, float]:
+def _one_row(row: Tensor, shift: bool, scale: bool, near: bool = False) -> tuple[float, float] | None:
     """The same for one row (n,) on a CPU: one pass for the sums, which go to Python, and one that shifts and scales.
 
     The sums begin at the end, which the optimiser has written last, and the second pass at the beginning, which they read last.
+    Far from the section (where the square of the size is the rounding of a difference, overflows or underflows), there are two
+    more passes, or with `near` none: the answer is None.
     """
     items, tiny = row.shape[0], torch.finfo(row.dtype).tiny
     parts = row.split(_PIECE) if items > _PIECE else (row,)
@@ -139,15 +141,18 @@ def _one_row(row: Tensor, shift: bool, scale: bool) -> tuple[float, float]:
         if scale:
             square += _square(part)
     mean, square = mean / items, square / items
+    far = (
+        not (tiny < square < math.inf and (not shift or mean * mean < square / 2)) if scale else not math.isfinite(mean)
+    )
+    if far and near:
+        return None
     if not scale:
         for part in parts:
             part.sub_(mean)
         return mean, 1.0
-    if (
-        shift and not mean * mean < square / 2
-    ):  # far from the section, where the difference would be rounding, or not finite
-        mean, _ = _one_row(row, shift=True, scale=False)
-        return mean, _one_row(row, shift=False, scale=True)[1]
+    if far and shift:
+        mean, _ = cast(tuple[float, float], _one_row(row, shift=True, scale=False))
+        return mean, cast(tuple[float, float], _one_row(row, shift=False, scale=True))[1]
     size = math.sqrt(square - mean * mean)
     factor = 1 / max(size, tiny)
     offset = row.new_tensor(-mean * factor) if shift else None

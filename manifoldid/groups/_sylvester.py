@@ -77,7 +77,7 @@ class Sylvester:
         <X, s X + X t>: a number that the host has to know, which is why accelerators do without.
         """
         axes = self._axes
-        if axes is None or axes.narrow.shape != squares.shape or axes.narrow.dtype != squares.dtype:
+        if axes is None or _kind(axes.narrow) != _kind(squares):
             return None
         count, rounding = right.shape[0], torch.finfo(squares.dtype).eps
         rest = torch.bmm(axes.narrow.mT, torch.bmm(squares, axes.narrow))
@@ -97,6 +97,10 @@ class Sylvester:
 
 def _between(sides: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
     return torch.bmm(torch.bmm(sides[0], x), sides[1])
+
+
+def _kind(x: Tensor) -> tuple:
+    return x.shape, x.dtype, x.device
 
 
 def _worth_remembering(squares: Tensor) -> bool:

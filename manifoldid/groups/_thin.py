@@ -23,15 +23,16 @@ class ThinMatrices:
     the caches, a call takes microseconds, whatever it does.
     """
 
-    def __init__(self, a: Tensor):
+    def __init__(self, a: Tensor, turned: bool = False):
         """Makes the views.
 
         Args:
-            a: (*batch, n, r). What is written to it later is seen, if it or its transpose is contiguous.
+            a: (*batch, n, r). What is written to it later is seen, if it is contiguous, or its transpose and `turned`.
+            turned: Whether the rank comes first in memory, as in PEFT's lora_A; with one row or column strides do not tell.
         """
         (rows, size), count = a.shape[-2:], a.shape[:-2].numel()
-        self._turned = not a.is_contiguous() and a.mT.is_contiguous()  # the rank first in memory, as in PEFT's lora_A
-        fold = _fold(rows, size) if a.is_contiguous() else 1
+        self._turned = turned and a.mT.is_contiguous()
+        fold = _fold(rows, size) if a.is_contiguous() and not self._turned else 1
         self._batch, self._rows, self._size = a.shape[:-2], rows, size
         self._folded = (count, rows // fold, fold * size)
         self._a = a.mT.view(count, size, rows).mT if self._turned else a.reshape(self._folded)

@@ -28,8 +28,9 @@ class _Factor(NamedTuple):
 class _Pairs:
     """Factors A (*batch, n, r) and B (*batch, m, r) where steps begin, and Gram matrices of them."""
 
-    def __init__(self, x: Point, a: Tensor, b: Tensor):
-        self.x, self.factors = x, (ThinMatrices(a), ThinMatrices(b))
+    def __init__(self, x: Point, a: Tensor, b: Tensor, rank_dims: Sequence[int]):
+        turned = [dim in (0, -2) for dim in rank_dims]
+        self.x, self.factors = x, (ThinMatrices(a, turned[0]), ThinMatrices(b, turned[1]))
         with torch.inference_mode(False):
             self._squares, self._crosses = grams = a.new_empty(2, 2, *a.shape[:-2], a.shape[-1], a.shape[-1])
         self._own = [grams[:, k] for k in range(2)]
@@ -329,9 +330,9 @@ class GeneralLinearGeometry(Geometry):
         # a difference of two of them: its rounding moves the answer along the orbit, by that of the entries of A.
         ends, roots = self.group.factors_of(y), self.group.row_weights(x, self.weights)
         a, b = self.group.factors_of(x)
-        pairs = weighted = _Pairs(x, a, b)
+        pairs = weighted = _Pairs(x, a, b, self.group.rank_dims)
         if self.weights is not None:
-            weighted = _Pairs(x, _weighted(a, roots[0]), _weighted(b, roots[1]))
+            weighted = _Pairs(x, _weighted(a, roots[0]), _weighted(b, roots[1]), self.group.rank_dims)
         for k, (end, root) in enumerate(zip(ends, roots, strict=True)):
             weighted.meet(k, _weighted(end, root))
         mixing = weighted.mixing(self._solve or Sylvester())
@@ -344,7 +345,7 @@ class GeneralLinearGeometry(Geometry):
             return False
         pairs, ends = self._pairs, [steps[name] for name in self.group.block_names]
         if pairs is None or any(t is not pairs.x[name] for name, t in x.items()):
-            pairs = self._pairs = _Pairs(x, *self.group.factors_of(x))
+            pairs = self._pairs = _Pairs(x, *self.group.factors_of(x), self.group.rank_dims)
         for k, (factor, end) in enumerate(zip(pairs.factors, ends, strict=True)):
             pairs.meet(k, factor.gathered(end))
         mixing = pairs.mixing(self._solve)

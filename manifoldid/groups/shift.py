@@ -1,5 +1,7 @@
 """Shift: x -> x + sum_k xi_k d_k along given directions."""
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -254,18 +256,21 @@ class _ShiftSettler:
         self._group, self._weights = group, weights
         self._known: tuple[list, dict[str, _Part]] | None = None
 
-    def __call__(self, x: Point) -> Canonical:
-        """The canonical form of `x`, in its memory."""
+    def __call__(self, x: Point) -> Canonical | None:
+        """The canonical form of `x`, in its memory; None where it is not finite."""
         blocks, ndim = blocks_of(x), self._group.batch_ndim(x)
         batch = first(x).shape[:ndim]
         flat = {name: t.view(batch.numel(), t.shape[ndim:].numel()) for name, t in blocks.items()}
         parts = self._parts(x, flat)
-        xi = torch.stack([_measured(flat[name], part) for name, part in parts.items()]).sum(0)
+        xi = functools.reduce(torch.add, [_measured(flat[name], part) for name, part in parts.items()])
+        if xi.device.type == "cpu" and not math.isfinite(xi.sum()):
+            return None  # what is wrong is said before anything is written
         for name, part in parts.items():
+            own = xi.to(flat[name].dtype)
             if part.constant:
-                flat[name].sub_(xi @ part.rows)
+                flat[name].sub_(own @ part.rows)
             else:
-                flat[name].addmm_(xi, part.rows, alpha=-1)
+                flat[name].addmm_(own, part.rows, alpha=-1)
         return Canonical(x, xi.view(*batch, xi.shape[-1]))
 
     def _parts(self, x: Point, flat: dict[str, Tensor]) -> dict[str, _Part]:

@@ -86,8 +86,9 @@ def attach(
     ones). Runs from x and from g.x are the same run. Works by hooks on the optimiser: schedulers, parameter groups, fused and
     foreach kernels, closures, GradScaler and state dicts stay as they are.
 
-    On an accelerator no step but the first waits for values, unless the group gives its action alone (its representatives are found
-    by iteration). A point that is degenerate or not finite is therefore an error in a later step, once the device has come so far.
+    On an accelerator no step but the first asks for values, unless the group gives its action alone (its representatives are found by
+    iteration); torch's decompositions, of which rotations, motions and GL(r) take one a step, see for themselves whether they
+    succeeded. A point that is degenerate or not finite is therefore an error in a later step, once the device has come so far.
 
     Args:
         optimizer: Any torch optimiser; LBFGS too, whose curvature pairs move along (curved gauges restart them each step).

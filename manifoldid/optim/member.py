@@ -120,7 +120,8 @@ class Bucket:
     @cached_property
     def settler(self) -> Settler | None:
         """What puts flat points back on their section in place, for the steps of this bucket."""
-        return self.section.group.settler(self.section.weights)
+        group = self.section.group
+        return group.settler(self.section.weights) if _belongs_to_its_section(type(group)) else None
 
     def stacked(self, slot: str = "now") -> Point:
         """The points of the moving members, in the computing dtype, with a leading dimension when there are several.
@@ -225,3 +226,9 @@ class Bucket:
 def _plain(parameter: Tensor) -> Tensor:
     """A tensor to compute with, without derivatives, that shares the memory of `parameter`; itself where that is enough."""
     return parameter if type(parameter) in (Tensor, nn.Parameter) else local_value(parameter)
+
+
+def _belongs_to_its_section(kind: type[GaugeGroup]) -> bool:
+    """Whether the settler of a group is not that of a class whose canonical representatives it has replaced."""
+    settler, canonical = (next(c for c in kind.__mro__ if name in vars(c)) for name in ("settler", "canonical"))
+    return issubclass(settler, canonical)

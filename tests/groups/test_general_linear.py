@@ -167,7 +167,7 @@ def test_an_attached_step_keeps_the_difference_of_the_gram_matrices(start):
 def test_products_of_thin_matrices_are_those_of_matmul_whatever_their_layout(shape, transposed):
     a, b = (randn(*shape, seed=k).mT.contiguous().mT if transposed else randn(*shape, seed=k) for k in (1, 2))
     m, y = randn(*shape[:-2], shape[-1], shape[-1], seed=3), b.clone()
-    thin, grams = ThinMatrices(a), a.new_empty(2, *m.shape)
+    thin, grams = ThinMatrices(a, transposed), a.new_empty(2, *m.shape)
     thin.grams(b, out=grams)
     torch.testing.assert_close(grams, torch.stack([a.mT @ a, a.mT @ b]))
     assert thin.add_product_(y, m) is y

@@ -49,9 +49,10 @@ class Event:
 def verdicts(monkeypatch):
     """Verdicts of a device whose progress is a number; memory is not pinned, which needs one."""
     Event.made = Event.done = 0
-    empty = torch.empty
+    zeros = torch.zeros
     monkeypatch.setattr(torch, "Event", Event)
-    monkeypatch.setattr(torch, "empty", lambda *args, pin_memory, **kwargs: empty(*args, **kwargs))
+    monkeypatch.setattr(torch, "get_device_module", lambda device: None)
+    monkeypatch.setattr(torch, "zeros", lambda *args, pin_memory, **kwargs: zeros(*args, **kwargs))
     return LateVerdicts()
 
 
@@ -68,12 +69,14 @@ def test_a_verdict_is_read_when_it_arrives_and_not_lost_before(verdicts):
     verdicts.read()  # what was sent after it is about the same trouble
 
 
-def test_a_device_that_is_far_behind_is_waited_for(verdicts, monkeypatch):
-    monkeypatch.setattr(late, "_MOST_WAITING", 3)
-    verdicts.send(torch.tensor(True), "the first")
-    for _ in range(2):
-        verdicts.send(torch.tensor(False), "others")
+def test_a_device_that_is_many_steps_behind_is_waited_for(verdicts, monkeypatch):
+    """Steps count, and not the verdicts of one, of which there is one a bucket."""
+    monkeypatch.setattr(late, "_MOST_BEHIND", 3)
+    for step in range(4):
         verdicts.read()
-    verdicts.send(torch.tensor(False), "others")
-    with pytest.raises(mid.DegeneratePointError, match="the first"):
+        for bucket in range(50):
+            verdicts.send(torch.tensor(step == 0 and bucket == 7), f"bucket {bucket}")
+    assert Event.done == 0
+    with pytest.raises(mid.DegeneratePointError, match="bucket 7"):
         verdicts.read()
+    assert Event.done == 8

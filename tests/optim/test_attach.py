@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import manifoldid as mid
+from manifoldid.groups import Canonical
 
 F64 = {"dtype": torch.float64}
 BLOCKS = torch.tensor([7, 7, 7, 7, -1, -1, -1, -1])
@@ -529,6 +530,41 @@ def test_a_step_to_nowhere_names_the_parameter():
         warnings.simplefilter("ignore", mid.NotInvariantWarning)
         with pytest.raises(ValueError, match=r"params.*after this step.*learning rate"):
             optimiser.step()
+
+
+class MedianOne(mid.PositiveScaling):
+    """The representative whose median is 1."""
+
+    def canonical(self, x, weights=None):
+        median = x.median(-1, keepdim=True).values
+        return Canonical(x / median, median.log())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_section_of_ones_own_is_where_steps_end_whatever_short_cut_the_class_has(count):
+    points = [nn.Parameter(torch.rand(9, generator=torch.Generator().manual_seed(k)) + 0.5) for k in range(count)]
+    optimiser = torch.optim.SGD(points, lr=0.1)
+    mid.attach(optimiser, MedianOne(), points)
+    for p in points:
+        p.grad = torch.randn(9, generator=torch.Generator().manual_seed(7))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", mid.NotInvariantWarning)
+        optimiser.step()
+    assert [float(p.detach().median()) for p in points] == [1.0] * count
+
+
+@pytest.mark.parametrize("group", [mid.Affine(), mid.Scaling(torch.arange(8) // 4), mid.PositiveScaling()], ids=str)
+@pytest.mark.parametrize("size", [1e-20, 1e20])
+def test_points_that_were_loaded_far_from_the_section_are_back_after_a_step(group, size):
+    p = nn.Parameter(start().float().exp())
+    optimiser = torch.optim.SGD([p], lr=0.0)
+    mid.attach(optimiser, group, p)
+    with torch.no_grad():
+        p.mul_(size)
+    wanted = mid.Section(group)(p.detach().double())
+    p.grad = torch.zeros(8)
+    optimiser.step()
+    torch.testing.assert_close(p.detach().double(), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision_parameters_are_computed_in_float32():

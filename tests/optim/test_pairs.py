@@ -17,6 +17,8 @@ LAYOUTS = {
     "an odd number of rows": (mid.GeneralLinear("A", "B"), (23, 8), (11, 8)),
     "few columns": (mid.GeneralLinear("A", "B"), (24, 3), (12, 3)),
     "one column": (mid.GeneralLinear("A", "B"), (24, 1), (12, 1)),
+    "one column, in the layout of PEFT": (mid.GeneralLinear("A", "B", rank_dims=(0, -1)), (1, 24), (12, 1)),
+    "rows first, and one of them": (mid.GeneralLinear("A", "B", rank_dims=(0, 0)), (1, 24), (1, 12)),
     "many columns": (mid.GeneralLinear("A", "B"), (24, 20), (30, 20)),
     "heads, which are batch": (mid.GeneralLinear("A", "B"), (2, 12, 4), (2, 6, 4)),
 }
