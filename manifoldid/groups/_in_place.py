@@ -53,14 +53,14 @@ def settled(x: Tensor, shift: bool, scale: bool, shards: Shards | None = None) -
     rows = x.view(batch.numel(), x.shape[-1])  # no -1: a shard may be empty
     planes = rows.new_empty(scale + shift, rows.shape[0], 1)  # one behind the other: a copy of 1e5 pairs takes long
     sizes, means = planes[0] if scale else None, planes[-1] if shift else None
-    regular = rows.new_empty(rows.shape[0], 1, dtype=torch.bool) if scale else None
-    for part, mean, size, own in _parts(rows, shards, rows, means, sizes, regular):
+    for part, mean, size in _parts(rows, shards, rows, means, sizes):
         _rows(part, mean, size, shards)
-        if size is not None:
-            torch.ge(size, tiny if mean is None else mean.abs().mul_(eps).add_(tiny), out=own)
-            size.clamp_min_(tiny).log_()
+    regular = None
+    if sizes is not None:
+        regular = (sizes > (tiny if means is None else means.abs().mul_(eps).add_(tiny))).view(*batch, 1)
+        sizes.log_()
     xi = planes.view(scale + shift, *batch).movedim(0, -1)
-    return Canonical(x, xi, regular if regular is None else regular.view(*batch, 1))
+    return Canonical(x, xi, regular)
 
 
 def _is_one_row(x: Tensor, shards: Shards | None) -> bool:
@@ -90,18 +90,19 @@ def _parts(rows: Tensor, shards: Shards | None, *of: Tensor | None) -> Iterator[
 
 
 def _rows(rows: Tensor, mean: Tensor | None, size: Tensor | None, shards: Shards | None) -> None:
-    """One pass after the other over `rows` (m, n); writes what was taken out to `mean` and `size` (m, 1)."""
+    """One pass after the other over `rows` (m, n); writes what was taken out to `mean` and `size` (m, 1), the smallest size for none."""
     items = rows.shape[-1] if shards is None else shards.count(rows.shape[-1], rows)
     if mean is not None:
-        torch.sum(rows, -1, keepdim=True, out=mean)
-        if shards is not None:
-            mean.copy_(shards.sum(mean))
-        rows.sub_(mean.div_(items))
+        if shards is None:
+            torch.mean(rows, -1, keepdim=True, out=mean)
+        else:
+            torch.div(shards.sum(rows.sum(-1, keepdim=True)), items, out=mean)
+        rows.sub_(mean)
     if size is not None:
         _norms(rows, size)
         if shards is not None:
             size.copy_(shards.sum(size.square()).sqrt())
-        rows.div_(size.div_(items**0.5).clamp_min(torch.finfo(rows.dtype).tiny))
+        rows.div_(size.div_(items**0.5).clamp_min_(torch.finfo(rows.dtype).tiny))
 
 
 def _norms(rows: Tensor, out: Tensor) -> None:

@@ -119,7 +119,7 @@ class LocationScale(GaugeGroup):
             return x[name].view(*x[name].shape[:ndim], x[name].shape[ndim:].numel())
 
         mean, size = standardise(rows(self.locations[0]), self.shards)
-        varies = size >= mean.abs().mul_(torch.finfo(size.dtype).eps).add_(tiny)
+        varies = size > mean.abs().mul_(torch.finfo(size.dtype).eps).add_(tiny)
         size.clamp_min_(tiny)
         inverse = size.reciprocal()
         for name in self.locations[1:]:
