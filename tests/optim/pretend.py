@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch._subclasses import FakeTensor, FakeTensorMode
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 import manifoldid as mid
 from manifoldid import points
@@ -114,6 +113,7 @@ def run(name, count, sharded):
 
 def main():
     from torch.testing._internal.distributed.fake_pg import FakeStore
+    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
     _setup_privateuseone_for_python_backend(DEVICE)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
