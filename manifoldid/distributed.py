@@ -12,9 +12,9 @@ Every call with such a point is collective: all ranks make it, in the same order
 finite or degenerate anywhere. A rank that does not take part is an error on the others after the timeout of the process group.
 
 What travels are sums and largest values, as tensors on the device of the point: the backend of the process group has to serve it
-(gloo for CPU, nccl for CUDA). A step of an attached optimiser moves dim G numbers for Translation, Scaling and Affine without
-weights. Item weights, blocks and PositiveScaling take the closed forms, whose accurate sums are in several passes: a few times
-dim G. Labels of blocks are exchanged as objects, when a group is made for shards or blocks are given to a call; nccl asks for
+(gloo for CPU, nccl for CUDA). After the first, a step of an attached optimiser moves dim G numbers for Translation, Scaling,
+PositiveScaling and Affine, with item weights and blocks, too; LocationScale and sections take several passes for their accurate sums.
+Labels of blocks are exchanged as objects, when a group is made for shards or blocks are given to a call; nccl asks for
 `torch.cuda.set_device` before.
 
 Limits. LocationScale takes plain shards, no DTensors. Other groups (Shift, rotations, GL(r)) need all items in one place: replicate

@@ -350,8 +350,8 @@ class GeneralLinearGeometry(Geometry):
             pairs.meet(k, factor.gathered(end))
         mixing = pairs.mixing(self._solve)
         check(mixing)  # what is not finite in a factor makes a column of L so
-        for factor, end, change in zip(pairs.factors, ends, (-mixing, mixing.mT), strict=True):
-            torch._foreach_add_(end, factor.products(change))
+        torch._foreach_sub_(ends[0], pairs.factors[0].products(mixing))
+        torch._foreach_add_(ends[1], pairs.factors[1].products(mixing.mT))
         return True
 
     def align(self, x: Point, to: Point) -> Point:

@@ -264,17 +264,23 @@ class counted_bytes:
 
 
 def a_step_moves_as_many_numbers_as_the_group_has_dimensions(rank):
-    for group, spread in (
-        (mid.Translation(), False),
-        (mid.Scaling(), False),
-        (mid.Affine(), False),
-        (mid.Affine(), True),
+    for kind, spread, weighted in (
+        (mid.Translation(), False, False),
+        (mid.Scaling(), False, False),
+        (mid.Affine(), False, False),
+        (mid.Affine(), True, False),
+        (mid.Affine(), False, True),
+        (mid.PositiveScaling(), False, True),
+        ("blocks", False, False),
+        ("blocks", False, True),
     ):
         for items in (10, 5000):
-            values = torch.randn(items, dtype=torch.float64, generator=torch.Generator().manual_seed(rank)) + 4
+            group = mid.Affine(torch.arange(items) % 3) if kind == "blocks" else kind
+            values = torch.randn(items, dtype=torch.float64, generator=torch.Generator().manual_seed(rank)).abs() + 4
             p = torch.nn.Parameter(DTensor.from_local(values, mesh(), [Shard(0)]) if spread else values)
             optimizer = adam([p])
-            mid.attach(optimizer, group if spread else sharded(group), p)
+            weights = torch.arange(1.0, items + 1) if weighted else None
+            mid.attach(optimizer, group if spread else sharded(group), p, weights=weights)
             used = []
             for _ in range(3):
                 p.grad = torch.zeros_like(p)
