@@ -11,7 +11,18 @@ from manifoldid.errors import NotEstimableError, NotInvariantError
 from manifoldid.groups.base import GaugeGroup
 from manifoldid.groups.finite import Finite
 from manifoldid.groups.orbit import flatten_basis, moved, zero_coordinates
-from manifoldid.points import HALF, OUT_OF_DOMAIN, Point, blocks_of, detached, flatten, map_blocks, part_of, with_part
+from manifoldid.points import (
+    HALF,
+    OUT_OF_DOMAIN,
+    Point,
+    blocks_of,
+    detached,
+    flat_shares,
+    flatten,
+    map_blocks,
+    part_of,
+    with_part,
+)
 
 _STEP = 0.5  # a shift of half a unit, a scale of 1.65, a rotation by 29 degrees
 _MOST_GENERATORS = 64  # tried one by one; beyond it, random combinations and then the steepest coordinate
@@ -306,25 +317,25 @@ def vertical_share(point: Point, derivative: Point, group: GaugeGroup) -> Change
         The share, between 0 and 1, and the name of the generator.
     """
     names, zero, ndim = group.generator_names(point), zero_coordinates(group, point), group.batch_ndim(point)
-    slope = flatten(derivative, ndim)
+    slope, shares = flatten(derivative, ndim), flat_shares(point, ndim, group.shards)
     if len(names) <= _MOST_GENERATORS:
         rows = flatten_basis(group.vertical_basis(point), point, ndim)
-        shares = _cosine(rows, slope[..., None, :], group)
-        worst = shares.reshape(-1, len(names)).amax(0)
+        worst = _cosine(rows, slope[..., None, :], group, shares).reshape(-1, len(names)).amax(0)
         return Change(float(worst.max()), names[int(worst.argmax())])
     generator, worst = torch.Generator().manual_seed(0), 0.0
     for _ in range(_COMBINATIONS):
         velocity = pushforward(lambda xi: moved(group, xi, point), zero, _random(zero, generator))
-        worst = max(worst, float(_cosine(flatten(velocity, ndim), slope, group).max()))
+        worst = max(worst, float(_cosine(flatten(velocity, ndim), slope, group, shares).max()))
     _, pull = torch.func.vjp(lambda xi: flatten(moved(group, xi, point), ndim), zero)[:2]
     return Change(worst, names[int(pull(slope)[0].abs().reshape(-1, len(names)).amax(0).argmax())])
 
 
-def _cosine(u: Tensor, v: Tensor, group: GaugeGroup) -> Tensor:
+def _cosine(u: Tensor, v: Tensor, group: GaugeGroup, shares: Tensor | None) -> Tensor:
     if group.shards is None:
         size, product = u.norm(dim=-1) * v.norm(dim=-1), (u * v).sum(-1).abs()
     else:
-        sums = torch.broadcast_tensors(u.square().sum(-1), v.square().sum(-1), (u * v).sum(-1))
+        left, right = (u, v) if shares is None else (u * shares, v * shares)
+        sums = torch.broadcast_tensors((left * u).sum(-1), (right * v).sum(-1), (left * v).sum(-1))
         mine, other, product = group.across(torch.stack(sums))
         size, product = (mine * other).sqrt(), product.abs()
     return torch.where(size > 0, product / torch.where(size > 0, size, torch.ones_like(size)), torch.zeros_like(size))

@@ -50,6 +50,18 @@ class Shards(Protocol):
         """The labels (k,) that occur on any rank, sorted."""
         ...
 
+    def rows(self, values: Tensor) -> Tensor:
+        """`values`, of one shape on all ranks, one behind the other (ranks, *shape), without derivative."""
+        ...
+
+    def on(self, block: str) -> "Shards | None":
+        """The same for one block of a dict point; None where every rank has all items of it."""
+        ...
+
+    def share(self, block: str) -> float:
+        """What the items of a block on this rank count in sums over ranks: 1, or of a block that all ranks have, 1 / ranks."""
+        ...
+
 
 def is_dict(x: object) -> bool:
     """Whether `x` is a dict point (a dict, a `ParameterDict`, any mapping of names to tensors)."""
@@ -187,10 +199,22 @@ def flat_weights(weights: Weights, x: Point, batch_ndim: int = 0, shards: Shards
         w = (
             t.new_ones(event, dtype=_real_dtype(t))
             if w is None
-            else _expanded(item_weights(w, event, t, shards), event)
+            else _expanded(item_weights(w, event, t, None if shards is None else shards.on(name)), event)
         )
         pieces.append(w.reshape(-1).repeat_interleave(2) if t.is_complex() else w.reshape(-1))
     return torch.cat(pieces)
+
+
+def flat_shares(x: Point, batch_ndim: int = 0, shards: Shards | None = None) -> Tensor | None:
+    """What the entries of `flatten(x)` count in sums over ranks (N,), see `Shards.share`; None where all of them count once."""
+    if shards is None or all(shards.share(name) == 1 for name in blocks_of(x)):
+        return None
+    return torch.cat(
+        [
+            t.new_full((event_numel(t, batch_ndim),), shards.share(name), dtype=_real_dtype(t))
+            for name, t in blocks_of(x).items()
+        ]
+    )
 
 
 def _real_dtype(t: Tensor) -> torch.dtype:

@@ -1,12 +1,12 @@
 """Sections: one representative per orbit, and the frame that carries a point to it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from manifoldid.distributed import Local, is_spread, local_value, localised, spread_frame
+from manifoldid.distributed.dtensors import Local, is_spread, local_value, localised
 from manifoldid.groups import GaugeGroup
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups.base import (
@@ -128,8 +128,8 @@ class _AnySection(_Immutable):
                 f"`xi` has the batch shape {tuple(xi.shape[:-1])}, `y` has {tuple(batch)}: one frame per point of `y`"
             )
         here = localised(group, y)
-        xi = cast(Any, xi).to_local() if is_spread(xi) else xi
-        return here.restore(cast_like(here.group.undo(compute_point(xi), compute_point(here.point)), here.point))
+        moved = here.group.undo(compute_point(here.own_frame(xi)), compute_point(here.point))
+        return here.restore(cast_like(moved, here.point))
 
     def _form(self, x: Point, blocks: Any) -> tuple[Point, Canonical]:
         group = _with_blocks(self.group, blocks)
@@ -143,7 +143,7 @@ class _AnySection(_Immutable):
             self._on(here).canonical_form(compute_point(here.point)), here.group, here.point, defect=self.defect
         )
         form = same_dtype(form, here.point)
-        return x, Canonical(here.restore(form.point), spread_frame(form.xi, x) if isinstance(x, Tensor) else form.xi)
+        return x, Canonical(here.restore(form.point), here.frame(form.xi))
 
 
 class Section(_AnySection):

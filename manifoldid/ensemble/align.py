@@ -1,6 +1,6 @@
 """Bringing the members of an ensemble to one gauge."""
 
-from manifoldid.distributed import localised
+from manifoldid.distributed.dtensors import localised
 from manifoldid.groups.base import GaugeGroup, canonicalise
 from manifoldid.points import Point, Weights, map_blocks, part_of, part_of_weights, with_part
 from manifoldid.quotient.frechet import frechet_mean

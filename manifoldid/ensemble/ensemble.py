@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from manifoldid.distributed import whole
+from manifoldid.distributed.dtensors import whole
 from manifoldid.ensemble.align import align_members
 from manifoldid.ensemble.bootstrap import Data, replicates
 from manifoldid.ensemble.members import PADDING, member, require_finite, stacked, warn_of_rounding

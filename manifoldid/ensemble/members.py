@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from manifoldid.distributed import is_spread
+from manifoldid.distributed.dtensors import is_spread
 from manifoldid.errors import listed
 from manifoldid.groups import Translation
 from manifoldid.groups.base import GaugeGroup

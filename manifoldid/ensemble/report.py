@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from manifoldid.distributed import whole
+from manifoldid.distributed.dtensors import whole
 from manifoldid.ensemble.members import member
 from manifoldid.inference.names import Names, chosen_names, item_labels
 from manifoldid.inference.presentation import Column, rendered

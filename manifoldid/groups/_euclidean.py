@@ -8,7 +8,7 @@ from torch import Tensor
 from manifoldid._linalg import widened
 from manifoldid.groups.base import GaugeGroup
 from manifoldid.groups.geometry import Geometry, StepGeometry
-from manifoldid.points import Point, Weights, cast_like, flat_weights, flatten, map_blocks, unflatten
+from manifoldid.points import Point, Weights, cast_like, flat_shares, flat_weights, flatten, map_blocks, unflatten
 
 
 class EuclideanGeometry(Geometry):
@@ -30,8 +30,10 @@ class EuclideanGeometry(Geometry):
     def inner(self, x: Point, u: Point, v: Point) -> Tensor:
         """See `Geometry.inner`."""
         ndim = self.group.batch_ndim(x)
-        product, w = flatten(u, ndim) * flatten(v, ndim), self._item_weights(x)
-        return self.group.across((product if w is None else product * w).sum(-1))
+        product = flatten(u, ndim) * flatten(v, ndim)
+        for factor in (self._item_weights(x), flat_shares(x, ndim, self.group.shards)):
+            product = product if factor is None else product * factor
+        return self.group.across(product.sum(-1))
 
     def horizontal(self, x: Point, u: Point) -> Point:
         """See `Geometry.horizontal`."""

@@ -6,7 +6,7 @@ over pieces that stay in a cache, where that saves more than the calls cost (mea
 
 import math
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,13 +40,14 @@ def settled(x: Tensor, shift: bool, scale: bool, shards: Shards | None = None) -
 
     Returns:
         `x`; of what was taken out (*batch, 1 or 2) the logarithm of the size and the mean; and with `scale` which points (*batch, 1)
-        have a size, above the rounding of their mean. None, with nothing written, for one row that is far from the section.
+        have a size, above the rounding of their mean. None, where it can be known, for points far from the section: one row as it was,
+        several moved along their orbits at most.
     """
     batch, tiny, eps = x.shape[:-1], torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).eps
     if _is_one_row(
         x, shards
     ):  # in numbers: after megabytes have passed through the caches, each call takes microseconds
-        if (taken := _one_row(x.view(-1), shift, scale, near=True)) is None:
+        if (taken := _one_row(x.view(-1), shift, scale)) is None:
             return None
         mean, size = taken
         return Canonical(x, x.new_tensor([math.log(size)] * scale + [mean] * shift).view(*batch, shift + scale))
@@ -55,6 +56,8 @@ def settled(x: Tensor, shift: bool, scale: bool, shards: Shards | None = None) -
     sizes, means = planes[0] if scale else None, planes[-1] if shift else None
     for part, mean, size in _parts(rows, shards, rows, means, sizes):
         _rows(part, mean, size, shards)
+    if x.device.type == "cpu" and not math.isfinite(planes.sum()):
+        return None
     regular = None
     if sizes is not None:
         regular = (sizes > (tiny if means is None else means.abs().mul_(eps).add_(tiny))).view(*batch, 1)
@@ -67,17 +70,36 @@ def _is_one_row(x: Tensor, shards: Shards | None) -> bool:
     return shards is None and x.device.type == "cpu" and x.numel() == x.shape[-1]
 
 
-def standardise(x: Tensor, shards: Shards | None = None) -> tuple[Tensor, Tensor]:
-    """Takes means and sizes out of `x`, as `settled` does, and returns them, both (*batch, 1)."""
+def standardise(x: Tensor, shards: Shards | None = None, veto: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+    """Takes means and sizes out of `x`, as `settled` does.
+
+    Args:
+        x: Points (*batch, n), contiguous; overwritten.
+        shards: Where the other items of the points are; None when all are here.
+        veto: Which points (*batch, 1) have something else wrong with them on this rank: they are left as they are on all ranks.
+
+    Returns:
+        Means and sizes (*batch, 1); not finite where that was not taken out. None, with nothing written, for one row far from the section.
+    """
     batch = x.shape[:-1]
     if _is_one_row(x, shards):
-        mean, size = cast(tuple[float, float], _one_row(x.view(-1), shift=True, scale=True))
-        return x.new_full((*batch, 1), mean), x.new_full((*batch, 1), size)
+        taken = _one_row(x.view(-1), shift=True, scale=True)
+        return None if taken is None else (x.new_full((*batch, 1), taken[0]), x.new_full((*batch, 1), taken[1]))
     rows = x.view(batch.numel(), x.shape[-1])
     means, sizes = rows.new_empty(2, rows.shape[0], 1)
     for part, mean, size in _parts(rows, shards, rows, means, sizes):
-        _rows(part, mean, size, shards)
+        _rows(part, mean, size, shards, None if veto is None else veto.reshape(-1, 1))
     return means.view(*batch, 1), sizes.view(*batch, 1)
+
+
+def finite_shift(mean: Tensor) -> Tensor:
+    """What `standardise` has subtracted, of the mean that it returns."""
+    return torch.nan_to_num(mean, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def finite_scale(size: Tensor) -> Tensor:
+    """What `standardise` has divided by, of the size that it returns."""
+    return torch.nan_to_num(size, nan=1.0, posinf=1.0)
 
 
 def _parts(rows: Tensor, shards: Shards | None, *of: Tensor | None) -> Iterator[tuple[Any, ...]]:
@@ -89,20 +111,32 @@ def _parts(rows: Tensor, shards: Shards | None, *of: Tensor | None) -> Iterator[
         yield tuple(None if t is None else t[k : k + count] for t in of)
 
 
-def _rows(rows: Tensor, mean: Tensor | None, size: Tensor | None, shards: Shards | None) -> None:
-    """One pass after the other over `rows` (m, n); writes what was taken out to `mean` and `size` (m, 1), the smallest size for none."""
+def _rows(
+    rows: Tensor, mean: Tensor | None, size: Tensor | None, shards: Shards | None, veto: Tensor | None = None
+) -> None:
+    """One pass after the other over `rows` (m, n); writes what was taken out to `mean` and `size` (m, 1), the smallest size for none.
+
+    What is not finite, of rows that are not, or are so on another rank, or are too large to be squared, is not taken out.
+    """
     items = rows.shape[-1] if shards is None else shards.count(rows.shape[-1], rows)
     if mean is not None:
         if shards is None:
             torch.mean(rows, -1, keepdim=True, out=mean)
         else:
-            torch.div(shards.sum(rows.sum(-1, keepdim=True)), items, out=mean)
-        rows.sub_(mean)
+            sums = rows.sum(-1, keepdim=True)
+            sums = (
+                sums if veto is None else sums.masked_fill(veto, math.nan)
+            )  # which needs no number of its own to travel
+            torch.div(shards.sum(sums), items, out=mean)
+        rows.sub_(finite_shift(mean))
     if size is not None:
         _norms(rows, size)
         if shards is not None:
             size.copy_(shards.sum(size.square()).sqrt())
-        rows.div_(size.div_(items**0.5).clamp_min_(torch.finfo(rows.dtype).tiny))
+        size.div_(items**0.5).clamp_min_(torch.finfo(rows.dtype).tiny)
+        if mean is not None:
+            size.add_(mean * 0)  # without a mean there is no size
+        rows.div_(finite_scale(size))
 
 
 def _norms(rows: Tensor, out: Tensor) -> None:
@@ -126,12 +160,11 @@ def _square(row: Tensor) -> float:
     return square
 
 
-def _one_row(row: Tensor, shift: bool, scale: bool, near: bool = False) -> tuple[float, float] | None:
+def _one_row(row: Tensor, shift: bool, scale: bool) -> tuple[float, float] | None:
     """The same for one row (n,) on a CPU: one pass for the sums, which go to Python, and one that shifts and scales.
 
     The sums begin at the end, which the optimiser has written last, and the second pass at the beginning, which they read last.
-    Far from the section (where the square of the size is the rounding of a difference, overflows or underflows), there are two
-    more passes, or with `near` none: the answer is None.
+    Far from the section (where the square of the size is the rounding of a difference, overflows or underflows) nothing is written.
     """
     items, tiny = row.shape[0], torch.finfo(row.dtype).tiny
     parts = row.split(_PIECE) if items > _PIECE else (row,)
@@ -142,18 +175,13 @@ def _one_row(row: Tensor, shift: bool, scale: bool, near: bool = False) -> tuple
         if scale:
             square += _square(part)
     mean, square = mean / items, square / items
-    far = (
-        not (tiny < square < math.inf and (not shift or mean * mean < square / 2)) if scale else not math.isfinite(mean)
-    )
-    if far and near:
+    near = tiny < square < math.inf and (not shift or mean * mean < square / 2) if scale else math.isfinite(mean)
+    if not near:
         return None
     if not scale:
         for part in parts:
             part.sub_(mean)
         return mean, 1.0
-    if far and shift:
-        mean, _ = cast(tuple[float, float], _one_row(row, shift=True, scale=False))
-        return mean, cast(tuple[float, float], _one_row(row, shift=False, scale=True))[1]
     size = math.sqrt(square - mean * mean)
     factor = 1 / max(size, tiny)
     offset = row.new_tensor(-mean * factor) if shift else None

@@ -5,6 +5,7 @@ therefore a matter of `Measure` alone: it adds its sums over the `Shards` that t
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -71,7 +72,12 @@ class Measure:
     """
 
     def __init__(
-        self, x: Tensor, weights: Tensor | None, partition: Partition | None = None, shards: Shards | None = None
+        self,
+        x: Tensor,
+        weights: Tensor | None,
+        partition: Partition | None = None,
+        shards: Shards | None = None,
+        shares: Tensor | None = None,
     ):
         """Makes the measure on the last dimension of `x`.
 
@@ -80,14 +86,24 @@ class Measure:
             weights: Item weights (n,), or None.
             partition: The blocks, or None.
             shards: Where the other items of the point are, or None.
+            shares: What the items count in sums over ranks (n,), where they are not all spread; `weights` have mean 1 then.
 
         Raises:
             ValueError: The blocks do not fit the items, or a block has no positive weight.
         """
         items = x.shape[-1]
         self.shards = shards
-        self.weights = None if weights is None else item_weights(weights, x.shape[-1:], x, shards)
-        self.items = items if shards is None else shards.count(items, x)  # weights have mean 1: this is their sum, too
+        self.weights = weights
+        if weights is not None and shares is None:
+            self.weights = item_weights(weights, x.shape[-1:], x, shards)
+        if shares is None:
+            self._summed = self.weights
+            self.items = (
+                items if shards is None else shards.count(items, x)
+            )  # weights have mean 1: this is their sum, too
+        else:
+            self._summed = shares if weights is None else weights * shares
+            self.items = self._across(shares.sum())
         self.count = 1
         self.index = None
         if partition is None:
@@ -115,11 +131,11 @@ class Measure:
         """Weighted mean of `x` (*batch, n) per block; shape (*batch, 1 or number of blocks)."""
         if self.total is None:
             return self.mean_over_all(x)
-        return self.sum(x if self.weights is None else x * self.weights) / self.total
+        return self.sum(x if self._summed is None else x * self._summed) / self.total
 
     def mean_over_all(self, x: Tensor) -> Tensor:
         """Weighted mean of `x` (*batch, n) over all blocks; shape (*batch, 1)."""
-        weighted = x if self.weights is None else x * self.weights
+        weighted = x if self._summed is None else x * self._summed
         if self.shards is None:
             return weighted.mean(-1, keepdim=True)
         return self._across(weighted.sum(-1, keepdim=True)) / self.items
@@ -213,8 +229,11 @@ class ItemGroup(GaugeGroup):
 
     def on_items(self, rows: dict[str, Tensor]) -> "ItemGroup":
         """See `GaugeGroup.on_items`."""
-        index = rows[""]
-        return self if self.blocks is None else self.with_blocks(self.blocks[index.to(self.blocks.device)])
+        return self.with_items(lambda name, values: values[rows[name].to(values.device)])
+
+    def with_items(self, of: Callable[[str, Tensor], Tensor]) -> "ItemGroup":
+        """See `GaugeGroup.with_items`: labels of blocks."""
+        return self if self.blocks is None else self.with_blocks(of("", self.blocks))
 
     def __str__(self) -> str:
         """See the base class; `Translation(417 items in 100 blocks)`."""

@@ -203,8 +203,8 @@ class GaugeGroup(ABC):
         """
         del shards
         raise TypeError(
-            f"{self} cannot act on items that are spread over ranks (Translation, Scaling, PositiveScaling, Affine, LocationScale and "
-            "products of them can): gather the point first, x.full_tensor() of a DTensor"
+            f"{self} cannot act on items that are spread over ranks (Translation, Scaling, PositiveScaling, Affine, Shift, LocationScale "
+            "and products of them can): gather the point first, x.full_tensor() of a DTensor"
         )
 
     def across(self, sums: Tensor) -> Tensor:
@@ -225,6 +225,16 @@ class GaugeGroup(ABC):
             f"{self} cannot act on some items of a point alone, which are what sparse gradients move: use dense gradients "
             "(nn.Embedding(sparse=False))"
         )
+
+    def with_items(self, of: Callable[[str, Tensor], Tensor]) -> "GaugeGroup":
+        """The same group, with what it has been told of every item (labels, directions) told of some of them.
+
+        Args:
+            of: Takes the name of a block ('' of a tensor point) and values at its items, shaped like the first dimensions of one
+                point there; returns those at the items that are wanted.
+        """
+        del of
+        return self
 
     # ------------------------------------------------------------------------------------------------ shapes
 
@@ -378,9 +388,11 @@ def check_quotient(group: GaugeGroup, x: Point, name: str = "point", column: str
     partition = getattr(group, "partition", None)
     if partition is not None and partition.blind:
         return  # under compile or export nobody knows how many blocks there are
-    numbers, dimension = event_numel(mine, group.batch_ndim(x)), group.dimension(x)
+    ndim, dimension = group.batch_ndim(x), group.dimension(x)
+    numbers = event_numel(mine, ndim)
     if group.shards is not None:
-        numbers = int(group.shards.count(numbers, first(x)))
+        spread = event_numel({k: t for k, t in mine.items() if group.shards.on(k) is not None}, ndim)
+        numbers += int(group.shards.count(spread, first(x))) - spread
     elif any(factor.shards is not None for factor, _ in group.factors()):
         return  # the factors of a product, some of which are here and some are not, are left to themselves
     if dimension and numbers <= dimension:

@@ -1,22 +1,35 @@
 """LocationScale: one shift and one scale for all tensors of a model of locations, scales and slopes."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from manifoldid._linalg import widened
 from manifoldid.groups._euclidean import safe_root
-from manifoldid.groups._in_place import standardise
+from manifoldid.groups._in_place import finite_scale, finite_shift, standardise
 from manifoldid.groups._items import Measure
 from manifoldid.groups._named_blocks import NamedBlocksGeometry, block_names
 from manifoldid.groups._sphere import _angle_over_sine, _cosine_and_sinc, _squared_angle
 from manifoldid.groups.base import Canonical, GaugeGroup, Settler
 from manifoldid.groups.geometry import Geometry
-from manifoldid.points import Point, Shards, Weights, cast_like, flat_weights, flatten, part_of_weights, unflatten
+from manifoldid.points import (
+    Point,
+    Shards,
+    Weights,
+    cast_like,
+    concrete,
+    flat_shares,
+    flat_weights,
+    flatten,
+    map_blocks,
+    part_of_weights,
+    unflatten,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,12 +110,12 @@ class LocationScale(GaugeGroup):
     def canonical(self, x: Point, weights: Weights = None) -> Canonical:
         ndim, name = self.batch_ndim(x), self.locations[0]
         flat = flatten(x[name], ndim)
-        measure = Measure(flat, self._weights_of(name, x, weights), None, self.shards)
+        measure = Measure(flat, self._weights_of(name, x, weights), None, self._shards_of(name))
         centred, mean = measure.centre(flat)
         size = measure.size(centred)
         # A spread below half a unit in the last place of the entries is the rounding of a constant.
         varies = size > 0.5 * torch.finfo(flat.dtype).eps * measure.largest(flat)
-        positive = [measure.everywhere(flatten(x[name], ndim) > 0) for name in self.positive]
+        positive = [self._everywhere(flatten(x[name], ndim) > 0) for name in self.positive]
         regular = torch.cat([varies, *positive], dim=-1)
         size = torch.where(varies, size, torch.ones_like(size))
         point = self._moved(1 / size[..., 0], -(mean / size)[..., 0], x)
@@ -112,31 +125,46 @@ class LocationScale(GaugeGroup):
     def settler(self, weights: Weights = None) -> Settler | None:
         return self._settled if weights is None else None
 
-    def _settled(self, x: Point) -> Canonical:
+    def _settled(self, x: Point) -> Canonical | None:
         ndim, tiny = self.batch_ndim(x), torch.finfo(x[self.locations[0]].dtype).tiny
 
         def rows(name: str) -> Tensor:
             return x[name].view(*x[name].shape[:ndim], x[name].shape[ndim:].numel())
 
-        mean, size = standardise(rows(self.locations[0]), self.shards)
-        varies = size > mean.abs().mul_(torch.finfo(size.dtype).eps).add_(tiny)
-        size.clamp_min_(tiny)
-        inverse = size.reciprocal()
-        for name in self.locations[1:]:
-            rows(name).sub_(mean.to(x[name].dtype)).mul_(inverse.to(x[name].dtype))
-        for name in self.positive:
-            rows(name).mul_((inverse if name in self.scales else size).to(x[name].dtype))
-        positive = [self._is_positive(rows(name)) for name in self.positive]
-        return Canonical(x, torch.cat([size.log(), mean], dim=-1), torch.cat([varies, *positive], dim=-1))
+        def are_positive(name: str) -> Tensor:
+            """Which what is no number is not; (*batch, 1)."""
+            t = rows(name)
+            return t.amin(-1, keepdim=True) > 0 if t.shape[-1] else t.new_ones((*t.shape[:-1], 1), dtype=torch.bool)
 
-    def _is_positive(self, rows: Tensor) -> Tensor:
-        """Whether all numbers of a row are positive, which what is no number is not; (*batch, 1)."""
+        shards, veto = self._shards_of(self.locations[0]), None
+        if shards is not None and self.positive:  # a verdict of this rank alone, therefore no part of the sums
+            veto = ~torch.stack([are_positive(name) for name in self.positive]).all(0)
+        if (taken := standardise(rows(self.locations[0]), shards, veto)) is None:
+            return None
+        (mean, size), (shift, scale) = taken, (finite_shift(taken[0]), finite_scale(taken[1]))
+        varies = size > mean.abs().mul_(torch.finfo(size.dtype).eps).add_(tiny)
+        inverse = scale.clamp_min_(tiny).reciprocal()
+        for name in self.locations[1:]:
+            rows(name).sub_(shift.to(x[name].dtype)).mul_(inverse.to(x[name].dtype))
+        for name in self.positive:
+            rows(name).mul_((inverse if name in self.scales else scale).to(x[name].dtype))
+        if size.device.type == "cpu" and not math.isfinite(size.sum()):
+            return None
+        positive = [varies if veto is not None else self._everywhere(are_positive(name)) for name in self.positive]
+        return Canonical(x, torch.cat([scale.log(), mean], dim=-1), torch.cat([varies, *positive], dim=-1))
+
+    def _everywhere(self, condition: Tensor) -> Tensor:
+        """Whether `condition` (*batch, n) holds at all items, on all ranks; (*batch, 1)."""
         if self.shards is None:
-            return rows.amin(-1, keepdim=True) > 0
-        return self.across((~(rows > 0)).sum(-1, keepdim=True)) == 0
+            return condition.all(-1, keepdim=True)
+        return self.across((~condition).double().sum(-1, keepdim=True)) == 0
+
+    def _shards_of(self, name: str) -> Shards | None:
+        """Where the other items of a block are; None when all are here."""
+        return None if self.shards is None else self.shards.on(name)
 
     def on_shards(self, shards: Shards) -> "LocationScale":
-        """See `GaugeGroup.on_shards`: every block has items on every rank, numbers of its own."""
+        """See `GaugeGroup.on_shards`: every block that is spread has numbers of items of its own."""
         group = copy.copy(self)
         object.__setattr__(group, "shards", shards)
         return group
@@ -157,7 +185,9 @@ class LocationScale(GaugeGroup):
         if weights is None:
             return None
         flat_weights(weights, x, self.batch_ndim(x), self.shards)  # names and shapes of all of them
-        return flat_weights(weights[name], x[name], self.batch_ndim(x), self.shards) if name in weights else None
+        return (
+            flat_weights(weights[name], x[name], self.batch_ndim(x), self._shards_of(name)) if name in weights else None
+        )
 
     def _zeroed(self, point: Point, regular: Tensor) -> Point:
         """`point` with its own blocks zeroed where it is not regular."""
@@ -187,6 +217,16 @@ class _Frame(NamedTuple):
     """Logarithms of scales and slopes."""
 
 
+class _Positive(NamedTuple):
+    """Of scales and slopes, flat (*batch, N)."""
+
+    weights: Tensor
+    summed: Tensor
+    """Weights in sums over ranks."""
+    signs: Tensor
+    """1 for scales and -1 for slopes."""
+
+
 class LocationScaleGeometry(Geometry):
     """Metric sum W dz^2 / s^2 + sum w (d log q)^2 over locations z and scales and slopes q, s^2 the mean square of z.
 
@@ -196,15 +236,22 @@ class LocationScaleGeometry(Geometry):
 
     isometric = True
     group: LocationScale
+    _known: dict[tuple, tuple[Measure, "_Positive"]] | None = None
+
+    def remembering(self) -> "LocationScaleGeometry":
+        """See `Geometry.remembering`; also weights, and how many items there are."""
+        other = cast(LocationScaleGeometry, super().remembering())
+        other._known = {}
+        return other
 
     # ------------------------------------------------------------------------------------------------ at one point
 
     def inner(self, x: Point, u: Point, v: Point) -> Tensor:
         """See `Geometry.inner`."""
-        measure, w, _ = self._measures(x)
+        measure, others = self._measures(x)
         (du, dp), (dv, dq) = self._relative(x, u), self._relative(x, v)
         locations = measure.mean(du * dv)[..., 0] * measure.items
-        return locations + self.group.across((dp * dq * w).sum(-1))
+        return locations + self.group.across((dp * dq * others.summed).sum(-1))
 
     def horizontal(self, x: Point, u: Point) -> Point:
         """See `Geometry.horizontal`."""
@@ -213,18 +260,19 @@ class LocationScaleGeometry(Geometry):
 
     def gradient(self, x: Point, derivative: Point) -> Point:
         """See `Geometry.gradient`: P(s^2 g / W, q^2 g / w)."""
-        measure, w, _ = self._measures(x)
+        measure, positive = self._measures(x)
         frame, ndim = self._frame(x), self.group.batch_ndim(x)
         locations, others = self._split(derivative, ndim)
         locations = frame.size * (locations if measure.weights is None else locations / measure.weights)
-        return self._absolute(x, frame, *self._project(x, frame, locations, frame.logs.exp() * others / w))
+        others = frame.logs.exp() * others / positive.weights
+        return self._absolute(x, frame, *self._project(x, frame, locations, others))
 
     def components(self, x: Point, u: Point) -> Point:
         """See `Geometry.components`: sqrt(W) u / s and sqrt(w) u / q."""
-        measure, w, _ = self._measures(x)
+        measure, positive = self._measures(x)
         locations, others = self._relative(x, u)
         locations = locations if measure.weights is None else locations * measure.weights.sqrt()
-        return self._join(x, locations, others * w.sqrt())
+        return self._join(x, locations, others * positive.weights.sqrt())
 
     # ------------------------------------------------------------------------------------------------ motions
 
@@ -237,7 +285,7 @@ class LocationScaleGeometry(Geometry):
 
         Locations become m + s e^rho (cos(th) c / s + sinc(th) t), rho the part of u along c and t the rest, others q exp(u / q).
         """
-        measure, _, _ = self._measures(x)
+        measure, _ = self._measures(x)
         frame = self._frame(x)
         velocity, others = self._relative(x, u, frame)
         along = measure.mean(velocity * frame.centre)
@@ -259,11 +307,11 @@ class LocationScaleGeometry(Geometry):
     def squared_dist(self, x: Point, y: Point) -> Tensor:
         """See `Geometry.squared_dist`: T th^2 + sum w e^2 - (sum signs w e)^2 / (T + sum w)."""
         wide, other = widened(self._own(x)), widened(self._own(y))
-        measure, w, signs = self._measures(wide)
+        measure, positive = self._measures(wide)
         start = self._frame(wide)
         _, e, square = self._difference(wide, start, self._frame(other))
         total = measure.items
-        (along, others), (squares, _) = self._sums(w, signs * e), self._sums(w, e.square())
+        (along, others), (squares, _) = self._sums(positive, positive.signs * e), self._sums(positive, e.square())
         value = (total * square + squares - along.square() / (total + others))[..., 0]
         return value.clamp_min(0).to(self._split(x, 0)[0].dtype)
 
@@ -273,17 +321,17 @@ class LocationScaleGeometry(Geometry):
 
     def align(self, x: Point, to: Point) -> Point:
         """See `Geometry.align`: where the horizontal geodesic from `to` meets the orbit of `x`."""
-        measure, w, signs = self._measures(to)
+        measure, positive = self._measures(to)
         start, end = self._frame(to), self._frame(x)
         e = self._invariant_logs(to, end) - self._invariant_logs(to, start)
-        along, others = self._sums(w, signs * e)
+        along, others = self._sums(positive, positive.signs * e)
         log_size = start.size.log() - along / (measure.items + others)
-        logs = self._invariant_logs(to, end) + signs * log_size
+        logs = self._invariant_logs(to, end) + positive.signs * log_size
         return self._join(x, start.mean + log_size.exp() * end.centre, logs.exp())
 
     def transport(self, x: Point, y: Point, v: Point) -> Point:
         """See `Geometry.transport`: parallel, along the great circle of the locations; relative changes of the rest are kept."""
-        measure, _, signs = self._measures(x)
+        measure, positive = self._measures(x)
         start, end = self._frame(x), self._frame(y)
         velocity, others = self._project(x, start, *self._relative(x, v, start))
         along = measure.mean(velocity * start.centre)
@@ -292,7 +340,7 @@ class LocationScaleGeometry(Geometry):
         square = measure.mean(middle.square())
         safe = torch.where(square > 0, square, torch.ones_like(square))
         velocity = velocity - middle * (2 * measure.mean(velocity * middle) / safe)
-        return self._absolute(y, end, *self._project(y, end, velocity, others - signs * along))
+        return self._absolute(y, end, *self._project(y, end, velocity, others - positive.signs * along))
 
     # ------------------------------------------------------------------------------------------------ private
 
@@ -315,27 +363,41 @@ class LocationScaleGeometry(Geometry):
             y.update(unflatten(others, {name: x[name] for name in group.positive}, ndim))
         return y
 
-    def _measures(self, x: Point) -> tuple[Measure, Tensor, Tensor]:
-        """The measure of the locations; weights and signs of scales and slopes."""
-        group, ndim = self.group, self.group.batch_ndim(x)
+    def _measures(self, x: Point) -> tuple[Measure, _Positive]:
+        """The measure of the locations; what counts of scales and slopes.
+
+        A geometry that remembers makes it once for points of one kind: nobody looks at weights again, or counts items.
+        """
+        own = self._own(x).values()
+        if self._known is None or any(_is_wrapped(t) for t in own):
+            return self._new_measures(x)
+        kind = tuple((t.shape, t.dtype, t.device) for t in own)
+        if kind not in self._known:
+            with torch.inference_mode(False):
+                self._known[kind] = self._new_measures(map_blocks(torch.empty_like, self._own(x)))
+        return self._known[kind]
+
+    def _new_measures(self, x: Point) -> tuple[Measure, _Positive]:
+        group, ndim, own = self.group, self.group.batch_ndim(x), self._own(x)
         locations, others = self._split(x, ndim)
+        count, ones = locations.shape[-1], torch.ones_like(others)
         signs = [torch.full_like(flatten(x[n], ndim), 1.0 if n in group.scales else -1.0) for n in group.positive]
         sign = torch.cat(signs, dim=-1) if signs else others
-        w = None if self.weights is None else flat_weights(self.weights, self._own(x), ndim, group.shards)
-        if w is None:
-            return Measure(locations, None, None, group.shards), torch.ones_like(others), sign
-        count = locations.shape[-1]
-        return Measure(locations, w[:count], None, group.shards), w[count:].expand_as(others), sign
+        w = None if self.weights is None else flat_weights(self.weights, own, ndim, group.shards)
+        shares = flat_shares(own, ndim, group.shards)
+        here, heavy = (None if t is None else t[:count] for t in (shares, w))
+        weights, summed = (ones if t is None else t[count:].expand_as(others) for t in (w, shares))
+        return Measure(locations, heavy, None, group.shards, here), _Positive(weights, weights * summed, sign)
 
-    def _sums(self, w: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def _sums(self, positive: _Positive, values: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of `values` of scales and slopes with their weights, and of the weights; (*batch, 1)."""
-        w, values = torch.broadcast_tensors(w, values)
+        w, values = torch.broadcast_tensors(positive.summed, values)
         sums = self.group.across(torch.stack([(w * values).sum(-1, keepdim=True), w.sum(-1, keepdim=True)]))
         return sums[0], sums[1]
 
     def _frame(self, x: Point) -> _Frame:
         locations, others = self._split(x, self.group.batch_ndim(x))
-        measure, _, _ = self._measures(x)
+        measure, _ = self._measures(x)
         centred, mean = measure.centre(locations)
         size = measure.size(centred)
         size = torch.where(size > 0, size, torch.ones_like(size))
@@ -353,25 +415,30 @@ class LocationScaleGeometry(Geometry):
 
     def _project(self, x: Point, frame: _Frame, locations: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """Relative vectors less their parts along translation and scaling."""
-        measure, w, signs = self._measures(x)
+        measure, positive = self._measures(x)
         locations = measure.centre(locations)[0]
         total = measure.items
-        along, count = self._sums(w, signs * others)
+        along, count = self._sums(positive, positive.signs * others)
         along = (total * measure.mean(locations * frame.centre) + along) / (total + count)
-        return locations - along * frame.centre, others - along * signs
+        return locations - along * frame.centre, others - along * positive.signs
 
     def _invariant_logs(self, x: Point, frame: _Frame) -> Tensor:
-        return frame.logs - self._measures(x)[2] * frame.size.log()
+        return frame.logs - self._measures(x)[1].signs * frame.size.log()
 
     def _difference(self, x: Point, start: _Frame, end: _Frame) -> tuple[Tensor, Tensor, Tensor]:
         """Between two orbits: the tangent vector of the great circle, the change of the invariant logarithms, the angle squared."""
-        measure, _, _ = self._measures(x)
+        measure, _ = self._measures(x)
         near, far = end.centre - start.centre, end.centre + start.centre
         q, p = measure.mean(near.square()) / 4, measure.mean(far.square()) / 4
         direction = torch.where(q < p, near, far)
         direction = direction - start.centre * measure.mean(start.centre * direction)
         e = self._invariant_logs(x, end) - self._invariant_logs(x, start)
         return _angle_over_sine(q, p) * direction, e, _squared_angle(q, p)
+
+
+def _is_wrapped(t: Tensor) -> bool:
+    """Whether what is made of `t` must not outlive a transform or a trace."""
+    return not concrete(t) or torch._C._functorch.is_functorch_wrapped_tensor(t)
 
 
 def _over(value: Tensor, t: Tensor, ndim: int) -> Tensor:

@@ -89,9 +89,10 @@ class Product(GaugeGroup):
         return list(self._factors)
 
     def on_shards(self, shards: Shards) -> "Product":
+        own = {name: (group, shards.on(name)) for name, group in self.by_block.items()}
         return Product(
             *(group.on_shards(shards) for group in self.groups),
-            **{name: group.on_shards(shards) for name, group in self.by_block.items()},
+            **{name: group if of is None else group.on_shards(of) for name, (group, of) in own.items()},
         )
 
     # ------------------------------------------------------------------------------------------------ shapes

@@ -1,8 +1,9 @@
 """Shift: x -> x + sum_k xi_k d_k along given directions."""
 
+import copy
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,12 +15,14 @@ from manifoldid.groups._euclidean import EuclideanGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup, Settler
 from manifoldid.points import (
     Point,
+    Shards,
     Weights,
     blocks_of,
     cast_like,
     concrete,
     event_numel,
     first,
+    flat_shares,
     flat_weights,
     flatten,
     unflatten,
@@ -67,17 +70,23 @@ class Shift(GaugeGroup):
 
     def on_items(self, rows: dict[str, Tensor]) -> "Shift":
         """See `GaugeGroup.on_items`: the directions at these items."""
+        return self.with_items(lambda name, values: values[rows[name].to(values.device)])
+
+    def with_items(self, of: Callable[[str, Tensor], Tensor]) -> "Shift":
+        """See `GaugeGroup.with_items`: the directions at these items."""
+
+        def part(name: str, d: Any) -> Any:
+            return of(name, d) if isinstance(d, Tensor) and d.ndim else d
+
         if isinstance(self.directions, Tensor):
-            return Shift(self.directions[:, rows[""].to(self.directions.device)])
-        return Shift(
-            [
-                {
-                    block: d[rows[block].to(d.device)] if isinstance(d, Tensor) and d.ndim else d
-                    for block, d in direction.items()
-                }
-                for direction in self.directions
-            ]
-        )
+            return Shift(torch.stack([part("", d) for d in self.directions]))
+        return Shift([{name: part(name, d) for name, d in direction.items()} for direction in self.directions])
+
+    def on_shards(self, shards: Shards) -> "Shift":
+        """See `GaugeGroup.on_shards`; directions are those of the items here."""
+        group = copy.copy(self)
+        object.__setattr__(group, "shards", shards)
+        return group
 
     def dimension(self, x: Point) -> int:
         return len(self.directions)
@@ -168,21 +177,19 @@ class Shift(GaugeGroup):
         representative is the difference of two large float32 numbers.
         """
         ndim, wide = self.batch_ndim(x), widened(x)
-        rows, vector, w = self._matrix(wide), flatten(wide, ndim), flat_weights(weights, wide, ndim)
-        scaled = rows if w is None else rows * w.sqrt()
-        self._check_rank(scaled, "directions" if w is None else "weights")
-        q, r = torch.linalg.qr(scaled.mT)
-        xi = difference.new_zeros(*difference.shape[:-1], rows.shape[0])
+        rows, measures = self.settling_rows(wide, weights)
+        vector, xi = flatten(wide, ndim), difference.new_zeros(*difference.shape[:-1], rows.shape[0])
         for _ in range(2):
-            rest = difference if w is None else difference * w.sqrt()
-            step = torch.linalg.solve_triangular(r, (rest @ q)[..., None], upper=True)[..., 0]
+            step = self.across(difference @ measures.mT)
             xi, difference, vector = xi + step, difference - step @ rows, vector - step @ rows
         return Canonical(cast_like(unflatten(vector, wide, ndim), x), xi.to(flatten(x, ndim).dtype))
 
-    def _check_rank(self, rows: Tensor, culprit: str) -> None:
-        if concrete(rows) and int(torch.linalg.matrix_rank(rows.double())) < rows.shape[0]:
+    def _check_rank(self, columns: Tensor, culprit: str, items: int = 0) -> None:
+        """Refuses columns (m, k) that are dependent up to the rounding of `items` numbers (at least m)."""
+        tolerance = max(items, *columns.shape) * torch.finfo(columns.dtype).eps
+        if concrete(columns) and int(torch.linalg.matrix_rank(columns, rtol=tolerance)) < columns.shape[1]:
             raise ValueError(
-                f"`{culprit}` leave the {rows.shape[0]} directions of {type(self).__name__} linearly dependent at this point: "
+                f"`{culprit}` leave the {columns.shape[1]} directions of {type(self).__name__} linearly dependent at this point: "
                 "give independent directions, and positive weights where they differ"
             )
 
@@ -191,7 +198,7 @@ class Shift(GaugeGroup):
         ndim, rows = self.batch_ndim(x), self._matrix(x)
         columns = self._reference_columns(x, index, ndim)
         square = rows[:, columns]
-        self._check_rank(square, "index")
+        self._check_rank(widened(square.mT), "index")
         vector = flatten(x, ndim)
         xi = torch.linalg.solve(square.mT, vector[..., columns, None])[..., 0]
         moved = vector - xi @ rows
@@ -226,10 +233,19 @@ class Shift(GaugeGroup):
         Raises:
             ValueError: The directions are linearly dependent, or the weights do not fit.
         """
-        rows, w = self._matrix(x), flat_weights(weights, x, self.batch_ndim(x))
-        root = torch.ones_like(rows[0]) if w is None else w.sqrt()
-        self._check_rank(rows * root, "directions" if w is None else "weights")
-        q, r = torch.linalg.qr((rows * root).mT)
+        ndim, rows = self.batch_ndim(x), self._matrix(x)
+        factors = (flat_weights(weights, x, ndim, self.shards), flat_shares(x, ndim, self.shards))
+        root = functools.reduce(torch.mul, [w.sqrt() for w in factors if w is not None], torch.ones_like(rows[0]))
+        columns = (rows * root).mT
+        q, r = torch.linalg.qr(columns)
+        items = columns.shape[0]
+        if self.shards is not None:  # the factor of all items is that of the factors of all ranks, one under the other
+            r = torch.nn.functional.pad(r, (0, 0, 0, r.shape[1] - r.shape[0]))
+            r = torch.linalg.qr(self.shards.rows(r).flatten(0, 1)).R
+            items = int(self.shards.count(items, rows)) if concrete(r) else items
+        self._check_rank(r, "directions" if weights is None else "weights", items)
+        if self.shards is not None:
+            q = torch.linalg.solve_triangular(r, columns, upper=True, left=False)
         return rows, torch.linalg.solve_triangular(r, q.mT, upper=True) * root
 
     def geometry(self, weights: Weights = None) -> EuclideanGeometry:
@@ -262,7 +278,9 @@ class _ShiftSettler:
         batch = first(x).shape[:ndim]
         flat = {name: t.view(batch.numel(), t.shape[ndim:].numel()) for name, t in blocks.items()}
         parts = self._parts(x, flat)
-        xi = functools.reduce(torch.add, [_measured(flat[name], part) for name, part in parts.items()])
+        xi = self._group.across(
+            functools.reduce(torch.add, [_measured(flat[name], part) for name, part in parts.items()])
+        )
         if xi.device.type == "cpu" and not math.isfinite(xi.sum()):
             return None  # what is wrong is said before anything is written
         for name, part in parts.items():

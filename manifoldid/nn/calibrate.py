@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from manifoldid.distributed import default_group, is_spread, rows_of_all, sharded
+from manifoldid.distributed import sharded
+from manifoldid.distributed.dtensors import is_spread
+from manifoldid.distributed.spread import default_group, rows_of_all
 from manifoldid.groups.base import canonicalise
 from manifoldid.nn.gauge_fix import GaugeFix, columns
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from manifoldid.distributed import Local, is_spread, localised
+from manifoldid.distributed.dtensors import Local, is_spread, localised
 from manifoldid.errors import NotInvariantError
 from manifoldid.groups.base import GaugeGroup, check_quotient, checked
 from manifoldid.invariance import default_tolerance, largest_change, not_invariant

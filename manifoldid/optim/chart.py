@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from manifoldid.distributed import like, local_value
+from manifoldid.distributed.dtensors import like, local_value
 from manifoldid.groups._in_place import pieces
 
 

@@ -8,7 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from manifoldid.distributed import Local, kept, local_value, localised
+from manifoldid.distributed.dtensors import Local, local_value, localised
+from manifoldid.distributed.spread import kept
 from manifoldid.groups.base import Canonical, GaugeGroup, Settler
 from manifoldid.groups.geometry import Geometry
 from manifoldid.optim.chart import LogChart, gradient_value

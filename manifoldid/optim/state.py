@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import ASGD, LBFGS, Optimizer, RMSprop
 
 from manifoldid._linalg import pushforward
-from manifoldid.distributed import local_value
+from manifoldid.distributed.dtensors import local_value
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.points import Point, blocks_of, compute_point, map_blocks
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from manifoldid.distributed import is_spread, localised
+from manifoldid.distributed.dtensors import is_spread, localised
+from manifoldid.distributed.spread import kept
 from manifoldid.errors import NotConvergedError, listed
 from manifoldid.groups.base import GaugeGroup, canonicalise
 from manifoldid.groups.geometry import Geometry
@@ -33,6 +34,7 @@ def frechet_mean(group: GaugeGroup, points: Point, weights: Weights = None) -> P
         here = localised(group, group.validate(points, "points"), weights)
         return here.restore(frechet_mean(here.group, here.point, here.weights))
     form, points = canonicalise(group, points, weights, "points")
+    group = kept(group, points)
     members = form.point
     geometry, mean = group.geometry(weights).remembering(), map_blocks(lambda t: t[:1], members)
     ndim = group.batch_ndim(members)

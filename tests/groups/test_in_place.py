@@ -65,9 +65,25 @@ def test_points_without_a_representative_are_named_and_stay_finite(items):
 def test_what_is_not_finite_does_not_go_unseen(group):
     x = torch.ones(100).index_fill_(0, torch.tensor([3]), float("nan"))
     assert group.settler()(x) is None
-    rows = torch.stack([x, torch.arange(100.0)])
-    form = group.settler()(rows)
-    assert (torch.isfinite(form.xi).all(-1) & form.regular.all(-1)).tolist() == [False, True]
+    assert group.settler()(torch.stack([x, torch.arange(100.0)])) is None
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 1e30])
+def test_rows_that_cannot_be_settled_stay_on_their_orbits(wrong):
+    rows = torch.arange(200.0).view(2, 100)
+    rows[0, 3] = wrong
+    for group in GROUPS[1:]:
+        x = rows.clone()
+        assert group.settler()(x) is None
+        actual, wanted = group.canonical(x).point, group.canonical(rows).point
+        torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
+    group = mid.LocationScale(locations=("z", "y"), slopes=("q",))
+    start = {"z": rows, "y": rows.flip(0), "q": torch.ones(2, 100)}
+    x = {n: t.clone() for n, t in start.items()}
+    assert group.settler()(x) is None
+    assert all(torch.isfinite(t).sum() == torch.isfinite(start[n]).sum() for n, t in x.items())
+    for n, t in group.canonical(x).point.items():
+        torch.testing.assert_close(t[1], group.canonical(start).point[n][1], rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("batch", [(), (3,)], ids=str)
@@ -92,7 +108,12 @@ def test_locations_scales_and_slopes_move_together(batch, dtype):
     assert form.regular.shape == (*batch, 3)
     assert form.regular.all()
     for n, bad in (("z", 0.3), ("s", 0.0), ("q", float("nan"))):
-        form = group.settler()({**{m: t.clone() for m, t in x.items()}, n: torch.full_like(x[n], bad)})
+        y = {**{m: t.clone() for m, t in x.items()}, n: torch.full_like(x[n], bad)}
+        form = group.settler()(y)
+        if form is None:  # one row without a size is far from every section
+            assert not batch
+            assert all(torch.equal(t, x[m]) for m, t in y.items() if m != n)
+            continue
         assert not form.regular[..., "zsq".index(n)].any()
         assert form.regular.sum() == 2 * form.regular[..., 0].numel()
 

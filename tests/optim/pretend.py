@@ -8,7 +8,6 @@ import json
 import sys
 import traceback
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from unittest.mock import patch
 
 import torch
@@ -18,7 +17,7 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 
 import manifoldid as mid
 from manifoldid import points
-from manifoldid.distributed import Spread
+from manifoldid.distributed.spread import Spread
 from manifoldid.optim.attachment import Attachment
 from manifoldid.optim.late import LateVerdicts
 
@@ -49,7 +48,16 @@ CASES = {
 DEVICE = "pretend"
 
 
-SHARDED = ("translation", "scaling", "affine", "positive scaling", "translation, weights", "location and scale")
+SHARDED = (
+    "shift",
+    "rasch",
+    "translation",
+    "scaling",
+    "affine",
+    "positive scaling",
+    "translation, weights",
+    "location and scale",
+)
 
 
 def arriving(mode):
@@ -79,7 +87,9 @@ def waiting_is_allowed():
     with ExitStack() as stack:
         stack.enter_context(patch.object(torch, "equal", lambda a, b: True))
         stack.enter_context(patch.object(sys.modules["manifoldid.optim.attach"], "check_quotient", lambda *args: None))
-        stack.enter_context(patch.object(Spread, "keeping", lambda self, x: replace(self, items=(x.shape[-1],) * 2)))
+        stack.enter_context(
+            patch.object(Spread, "_counted", lambda self, sizes, _: {n: (k, k) for n, k in sizes.items()})
+        )
         yield
 
 
