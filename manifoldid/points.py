@@ -292,3 +292,8 @@ def concrete(x: Tensor) -> bool:
             return False
         x = torch._C._functorch.get_unwrapped(x)
     return not isinstance(x, torch._subclasses.FakeTensor)
+
+
+def is_wrapped(x: Tensor) -> bool:
+    """Whether `x` belongs to a trace or to a transform of torch.func, which what is made of it must not outlive."""
+    return not concrete(x) or torch._C._functorch.is_functorch_wrapped_tensor(x)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from manifoldid.groups.base import GaugeGroup, code_of
-from manifoldid.points import Point, Shards, Weights, concrete, first, is_dict, item_weights
+from manifoldid.points import Point, Shards, Weights, concrete, first, is_dict, is_wrapped, item_weights
 
 
 class Partition:
@@ -28,12 +28,15 @@ class Partition:
             shards: Where the other items are, which have blocks too.
         """
         self.blind = not concrete(labels)
+        self.lengths: Tensor | None = None  # items of every block, where labels are in order
         if not self.blind:
             self.labels, self.index = torch.unique(labels, return_inverse=True)
             if shards is not None:
                 self.labels = shards.union(self.labels)
                 self.index = torch.searchsorted(self.labels, labels)
             self.count = self.labels.numel()
+            if bool((self.index[1:] >= self.index[:-1]).all()):
+                self.lengths = torch.bincount(self.index, minlength=self.count)
         else:
             ordered, order = torch.sort(labels, stable=True)
             step = torch.cat([torch.zeros_like(ordered[:1]), (ordered[1:] != ordered[:-1]).long()])
@@ -110,7 +113,9 @@ class Measure:
             self.total = None
             return
         self.index = partition.index.to(x.device)
-        self.count = partition.count
+        self.count, self._lengths = partition.count, partition.lengths
+        if self._lengths is not None:
+            self._lengths = self._lengths.to(x.device)
         if self.index.shape[0] != items:
             raise ValueError(f"`blocks` must have one label per item, {items}, got {self.index.shape[0]}")
         ones = x.new_ones(items) if self.weights is None else self.weights
@@ -125,6 +130,10 @@ class Measure:
         if self.index is None:
             return self._across(x.sum(-1, keepdim=True))
         wide = x.double() if x.dtype == torch.float32 and x.device.type != "mps" else x
+        if self._lengths is not None and x.shape[:-1].numel() == 1 and _is_plain(wide):
+            # Items of a block that follow each other: less than half the time of sums at an index, each of which waits for the last.
+            sums = torch.segment_reduce(wide.flatten(), "sum", lengths=self._lengths, unsafe=True, initial=0)
+            return self._across(sums.view(*x.shape[:-1], self.count)).to(x.dtype)
         return self._across(wide.new_zeros(*x.shape[:-1], self.count).index_add(-1, self.index, wide)).to(x.dtype)
 
     def mean(self, x: Tensor) -> Tensor:
@@ -187,6 +196,11 @@ class Measure:
         square = self.mean_over_all(relative) if together else self.mean(relative)
         safe = torch.where(square > 0, square, torch.ones_like(square))
         return torch.where(square > 0, scale * safe.sqrt(), torch.zeros_like(safe))
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether `x` is double precision on a CPU, without derivatives and outside of transforms."""
+    return x.device.type == "cpu" and x.dtype == torch.float64 and not x.requires_grad and not is_wrapped(x)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -22,10 +22,10 @@ from manifoldid.points import (
     Shards,
     Weights,
     cast_like,
-    concrete,
     flat_shares,
     flat_weights,
     flatten,
+    is_wrapped,
     map_blocks,
     part_of_weights,
     unflatten,
@@ -369,7 +369,7 @@ class LocationScaleGeometry(Geometry):
         A geometry that remembers makes it once for points of one kind: nobody looks at weights again, or counts items.
         """
         own = self._own(x).values()
-        if self._known is None or any(_is_wrapped(t) for t in own):
+        if self._known is None or any(is_wrapped(t) for t in own):
             return self._new_measures(x)
         kind = tuple((t.shape, t.dtype, t.device) for t in own)
         if kind not in self._known:
@@ -434,11 +434,6 @@ class LocationScaleGeometry(Geometry):
         direction = direction - start.centre * measure.mean(start.centre * direction)
         e = self._invariant_logs(x, end) - self._invariant_logs(x, start)
         return _angle_over_sine(q, p) * direction, e, _squared_angle(q, p)
-
-
-def _is_wrapped(t: Tensor) -> bool:
-    """Whether what is made of `t` must not outlive a transform or a trace."""
-    return not concrete(t) or torch._C._functorch.is_functorch_wrapped_tensor(t)
 
 
 def _over(value: Tensor, t: Tensor, ndim: int) -> Tensor:

@@ -128,6 +128,8 @@ KEPT = {
     "Translation, blocks": (mid.Translation(LABELS), {"": (10,)}, None),
     "Scaling, blocks": (mid.Scaling(LABELS), {"": (10,)}, None),
     "Affine, blocks": (mid.Affine(LABELS), {"": (10,)}, None),
+    "Affine, blocks in order": (mid.Affine(LABELS.sort().values), {"": (10,)}, None),
+    "Affine, blocks in order and weights": (mid.Affine(LABELS.sort().values), {"": (10,)}, WEIGHTS),
     "Affine, blocks and weights": (mid.Affine(LABELS), {"": (10,)}, WEIGHTS),
     "Affine, common scale": (mid.Affine(LABELS, common_scale=True), {"": (10,)}, None),
     "Affine, common scale and weights": (mid.Affine(LABELS, common_scale=True), {"": (10,)}, WEIGHTS),
