@@ -53,7 +53,13 @@ GROUPS: dict[str, mid.GaugeGroup] = {
     "Affine(blocks=)": mid.Affine(torch.arange(1_000_000) % 1000),
     "Affine(blocks=), in order": mid.Affine(torch.arange(1_000_000) // 1000),
 }
-ONCE = ("PositiveScaling", "Shift", "Translation(blocks=)", "Affine(blocks=)", "Affine(blocks=), in order")  # of one shape
+ONCE = (
+    "PositiveScaling",
+    "Shift",
+    "Translation(blocks=)",
+    "Affine(blocks=)",
+    "Affine(blocks=), in order",
+)  # of one shape
 HEADER = """| group | shape | bare | attached | quotient | sphere | attached / bare | sphere / attached | quotient / sphere |
 |---|---|---:|---:|---:|---:|---:|---:|---:|"""
 LORA = "100 x (768, 8)"

@@ -239,12 +239,7 @@ def item_weights(weights: Tensor, event: torch.Size, like: Tensor, shards: Shard
             "`weights` must be a tensor (n,) of item weights, or for a dict point a dict of them, got "
             f"{type(weights).__name__}; torch.as_tensor makes one of a list or an array"
         )
-    items = event[0] if event else 1
-    if tuple(weights.shape) not in ((items,), tuple(event)):
-        raise ValueError(
-            f"`weights` must have shape ({items},), one weight per item, got {tuple(weights.shape)}: they say which items define the "
-            "origin; weights of observations go into the loss"
-        )
+    check_weights(weights, event)
     if weights.is_complex():
         raise ValueError(f"`weights` must be real, got dtype {weights.dtype}")
     w = weights.detach().to(device=like.device, dtype=_real_dtype(like))
@@ -260,6 +255,20 @@ def item_weights(weights: Tensor, event: torch.Size, like: Tensor, shards: Shard
         if not bool(total > 0):
             raise ValueError("`weights` are all zero: at least one item must define the origin")
     return w * ((w.numel() if shards is None else shards.count(w.numel(), w)) / total)
+
+
+def check_weights(weights: Tensor, event: torch.Size) -> None:
+    """Refuses weights of the wrong shape for the items of a block.
+
+    Raises:
+        ValueError: The shape is neither (n,) nor that of the block.
+    """
+    items = event[0] if event else 1
+    if tuple(weights.shape) not in ((items,), tuple(event)):
+        raise ValueError(
+            f"`weights` must have shape ({items},), one weight per item, got {tuple(weights.shape)}: they say which items define the "
+            "origin; weights of observations go into the loss"
+        )
 
 
 def part_of(x: Point, of: tuple[str, ...] | str) -> Point:

@@ -175,9 +175,7 @@ class Section(_AnySection):
         return "defect" if self.at is None else "closest_defect"
 
     def _on(self, here: Local) -> "Section":
-        if self.at is not None and not is_spread(self.at):
-            raise TypeError("`at` must be a DTensor, spread over ranks as the point is")
-        at = None if self.at is None else map_blocks(local_value, self.at)
+        at = None if self.at is None else map_blocks(local_value, here.beside(self.at))
         return Section(here.group, here.weights, at)
 
     @property

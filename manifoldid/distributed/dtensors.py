@@ -1,11 +1,10 @@
 """DTensors: what one rank has of points whose blocks say themselves how they are spread.
 
 A loss of DTensors is one number, and its derivative by what all ranks have is the same on all of them. What the ranks make of it for
-their own items adds up. It is therefore shared out among the ranks on the way into their sums, and added up on the way out.
+their own items adds up. Numbers that all ranks have therefore change from one kind to the other where they enter sums over ranks, and where they
+leave them: `_Parted` and `_Joined`, whose derivatives are right to any order.
 """
 
-import functools
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from manifoldid.points import (
     Point,
     Weights,
     blocks_of,
+    check_weights,
     is_dict,
     like_point,
     map_blocks,
@@ -73,7 +73,9 @@ class Local(NamedTuple):
     frame: Callable[[Tensor], Tensor]
     """Makes of the frame (*batch, dim) of the point here one that is spread as the point is."""
     own_frame: Callable[[Tensor], Tensor]
-    """The inverse of `frame`, on any frame."""
+    """The part of any frame, plain or not, that belongs to the point here."""
+    beside: Callable[[Point], Point]
+    """The part of another point, plain or not, that belongs to the point here."""
 
 
 def localised(group: GaugeGroup, x: Point, weights: Weights = None) -> Local:
@@ -87,44 +89,57 @@ def localised(group: GaugeGroup, x: Point, weights: Weights = None) -> Local:
 
     Raises:
         TypeError: The group needs all items in one place, or a factor of it acts on DTensors and plain tensors together.
-        ValueError: A DTensor is a pending sum, or blocks of one factor are spread in ways that do not go together.
+        ValueError: A DTensor is a pending sum, blocks are spread in ways that do not go together, or weights do not fit.
     """
     if not is_spread(x):
-        return Local(group, x, weights, _same, _same, lambda xi: whole(xi))
+        return Local(group, x, weights, _same, _same, whole, _same)
+    if is_dict(x) and isinstance(weights, Tensor):
+        if len(x) > 1:
+            raise ValueError(f"`weights` of a dict point must be a dict over its blocks {sorted(x)}, got a tensor")
+        weights = {next(iter(x)): weights}
     factors = [(of, _Part.of(factor, part_of(x, of), part_of_weights(weights, of))) for factor, of in group.factors()]
     parts = [part for _, part in factors]
-    named = {name for of, part in factors for name in ([of] if isinstance(of, str) else blocks_of(part.whole))}
+    batches = {part.batch for part in parts}
+    if len(batches) > 1:
+        placements = {name: getattr(t, "placements", "plain") for name, t in blocks_of(x).items()}
+        raise ValueError(f"`point` has batch entries that are {_APART}: {placements}")
+    named = {name for of, part in factors for name in ([of] if isinstance(of, str) else of or blocks_of(part.whole))}
     free = {name: t for name, t in blocks_of(x).items() if name not in named and is_spread(t)}
     point: Point = x if isinstance(x, Tensor) else {**x, **{name: cast(Any, t).to_local() for name, t in free.items()}}
-    kept: Any = dict(weights) if is_dict(weights) else {}
+    kept: Any = {}
     for of, part in factors:
         point = with_part(point, of, part.point)
-        kept = part.weights if isinstance(x, Tensor) else _with_weights(kept, of, part.weights)
+        if isinstance(x, Tensor):
+            kept = part.weights
+        elif part.weights is not None:
+            kept.update({of: part.weights} if isinstance(of, str) else part.weights)
+    sample = next((part.sample for part in parts if part.sample is not None), next(iter(free.values()), None))
 
     def restore(y: Point) -> Point:
         for of, part in factors:
             y = with_part(y, of, part.restore(part_of(y, of)))
         return y if isinstance(y, Tensor) else {**y, **{name: _together(y[name], t) for name, t in free.items()}}
 
-    def scaled(xi: Tensor, ranks: Callable[[_Part], int]) -> Tensor:
-        if len(parts) == 1:
-            return _shared_out(xi, ranks(parts[0]))
-        pieces = xi.split([part.group.dimension(part.point) for part in parts], dim=-1)
-        return torch.cat([_shared_out(xi, ranks(part)) for xi, part in zip(pieces, parts, strict=True)], dim=-1)
-
-    over = tuple(sorted({k for part in parts for k in part.over}))
-    sample = next((part.sample for part in parts if part.sample is not None), None)
-
-    def frame(xi: Tensor) -> Tensor:
-        return xi if sample is None else _frame_beside(scaled(xi, lambda part: part.ranks(part.over)), sample)
+    def each(xi: Tensor, convert: Callable[["_Part", Tensor], Tensor]) -> Tensor:
+        sizes = [part.group.dimension(part.point) for part in parts]
+        pieces = [convert(part, piece) for part, piece in zip(parts, xi.split(sizes, dim=-1), strict=True)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
     def own_frame(xi: Tensor) -> Tensor:
-        if not is_spread(xi):
-            return xi
-        return scaled(_added_up(xi, over), lambda part: part.ranks(over) // part.ranks(part.over))
+        offset = group.batch_ndim(x) - (xi.ndim - 1)
+        return each(_here(xi, sample, offset, xi.ndim - 1), lambda part, piece: part.parted(piece))
 
-    mine = parts[0].group if len(parts) == 1 and group.factors()[0][0] is group else _product(factors)
-    return Local(mine, point, kept or None if isinstance(kept, dict) else kept, restore, frame, own_frame)
+    return Local(
+        parts[0].group if group.factors()[0][0] is group else _product(factors),
+        point,
+        kept if isinstance(x, Tensor) else kept or None,
+        restore,
+        lambda xi: _frame_beside(each(xi, lambda part, piece: part.joined(piece)), sample),
+        own_frame,
+        lambda y: map_blocks(
+            lambda t, like: _here(t, like, like.ndim - t.ndim) if is_spread(like) else t, y, _blocks_like(y, x)
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -137,8 +152,12 @@ class _Part:
     whole: Point
     sample: Any = None
     """One of its DTensors."""
-    over: tuple[int, ...] = ()
-    """The dimensions of the mesh that items are spread over."""
+    shards: Spread | None = None
+    """Over which ranks its items are spread."""
+    copied: tuple[str, ...] = ()
+    """Blocks of which all of these ranks have all items."""
+    batch: tuple[int | None, ...] | None = None
+    """The batch dimension that is spread over each dimension of the mesh; None where none is."""
 
     @staticmethod
     def of(group: GaugeGroup, x: Point, weights: Weights) -> "_Part":
@@ -151,58 +170,108 @@ class _Part:
         if not is_spread(x):
             return _Part(group, x, weights, x)
         blocks, ndim = cast(dict[str, Any], blocks_of(x)), group.batch_ndim(x)
-        over = _mesh_dimensions(group, blocks, ndim)
+        over, batch = _mesh_dimensions(group, blocks, ndim)
         sample = next(iter(blocks.values()))
         if not over:
-            return _Part(group, map_blocks(lambda t: t.to_local(), x), whole(weights), x, sample)
+            return _Part(group, map_blocks(lambda t: t.to_local(), x), whole(weights), x, sample, batch=batch)
         shards = Spread(tuple(sample.device_mesh.get_group(k) for k in over))
-        spread = {name: t for name, t in blocks.items() if any(t.placements[k].is_shard() for k in over)}
+        copied = tuple(name for name, t in blocks.items() if not any(t.placements[k].is_shard() for k in over))
         known: dict[str, Spread | None] = {
-            name: replace(shards, items=(t.shape[ndim],)) for name, t in spread.items() if t.ndim == ndim + 1
+            name: replace(shards, items=(t.shape[ndim],))
+            for name, t in blocks.items()
+            if name not in copied and t.ndim == ndim + 1
         }
-        shards = known.get("") or replace(shards, blocks={**dict.fromkeys(set(blocks) - set(spread)), **known})
-        group = group.with_items(lambda name, values: _at_items_here(values, blocks[name], ndim)).on_shards(shards)
-        if isinstance(weights, Tensor):
-            weights = _at_items_here(weights, sample, ndim)
-        elif weights is not None:
-            weights = {name: _at_items_here(w, blocks[name], ndim) for name, w in weights.items()}
-        point = {name: t.to_local() if name in spread else _added_up(t, over) for name, t in blocks.items()}
-        return _Part(group, like_point(point, x), weights, x, sample, over)
+        shards = known.get("") or replace(shards, blocks={**dict.fromkeys(copied), **known})
+        group = group.with_items(lambda name, values: _here(values, blocks[name], ndim)).on_shards(shards)
+        for name, w in blocks_of(weights).items() if weights is not None else ():
+            if isinstance(w, Tensor) and name in blocks:
+                check_weights(w, blocks[name].shape[ndim:])
+        if weights is not None:
+            weights = map_blocks(lambda w, t: _here(w, t, ndim), weights, _blocks_like(weights, x))
+        part = _Part(group, x, weights, x, sample, shards, copied, batch)
+        point = {name: part.parted(t.to_local()) if name in copied else t.to_local() for name, t in blocks.items()}
+        return replace(part, point=like_point(point, x))
 
-    def ranks(self, over: tuple[int, ...]) -> int:
-        """How many ranks there are along dimensions of the mesh."""
-        return math.prod(self.sample.device_mesh.size(k) for k in over) if over else 1
+    def parted(self, t: Tensor) -> Tensor:
+        """What all ranks have, for what every rank makes of it: derivatives by it are parts."""
+        return t if self.shards is None or not t.requires_grad else _Parted.apply(t, self.shards)
+
+    def joined(self, t: Tensor) -> Tensor:
+        """What all ranks have made, each of its own parts, as one number of which all ranks know the whole derivative."""
+        return t if self.shards is None or not t.requires_grad else _Joined.apply(t, self.shards)
 
     def restore(self, y: Point) -> Point:
         """See `Local.restore`."""
         if self.sample is None:
             return y
-        restored = {}
-        for name, t in blocks_of(self.whole).items():
-            copied = self.over and not any(cast(Any, t).placements[k].is_shard() for k in self.over)
-            part = blocks_of(y)[name]
-            restored[name] = _together(_shared_out(part, self.ranks(self.over)) if copied else part, t)
-        return like_point(restored, y)
+        parts = {name: self.joined(t) if name in self.copied else t for name, t in blocks_of(y).items()}
+        return map_blocks(_together, like_point(parts, y), _blocks_like(y, self.whole))
+
+
+class _Parted(torch.autograd.Function):
+    """The identity, from numbers whose derivatives all ranks know to numbers of whose derivatives every rank has a part."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, shards: Spread) -> Tensor:
+        ctx.shards = shards
+        return t.view_as(t)
+
+    @staticmethod
+    def backward(ctx: Any, *derivatives: Tensor) -> tuple[Tensor, None]:
+        return _Summed.apply(derivatives[0], ctx.shards), None
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over ranks, the adjoint of `_Parted`."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, shards: Spread) -> Tensor:
+        ctx.shards = shards
+        return shards.sum(t)
+
+    @staticmethod
+    def backward(ctx: Any, *derivatives: Tensor) -> tuple[Tensor, None]:
+        return _Parted.apply(derivatives[0], ctx.shards), None
+
+
+class _Joined(torch.autograd.Function):
+    """The identity, on numbers that are the same on all ranks: the inverse of `_Parted`."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, shards: Spread) -> Tensor:
+        ctx.shards = shards
+        return t.view_as(t)
+
+    @staticmethod
+    def backward(ctx: Any, *derivatives: Tensor) -> tuple[Tensor, None]:
+        return _Parted.apply(derivatives[0], ctx.shards) / ctx.shards.ranks, None
 
 
 def _same(x: Any) -> Any:
     return x
 
 
+def _blocks_like(y: Point, x: Point) -> Point:
+    """The blocks of `x` that `y` has."""
+    return x if isinstance(y, Tensor) else {name: x[name] for name in y}
+
+
 def _product(factors: list[tuple[tuple[str, ...] | str, _Part]]) -> Product:
-    own = [part.group for of, part in factors if not isinstance(of, str)]
-    return Product(*own, **{of: part.group for of, part in factors if isinstance(of, str)})
+    """The factors in their order."""
+    return Product(*(Product(**{of: part.group}) if isinstance(of, str) else part.group for of, part in factors))
 
 
-def _with_weights(kept: dict[str, Tensor], of: tuple[str, ...] | str, weights: Weights) -> dict[str, Tensor]:
-    if weights is None:
-        return kept
-    return {**kept, of: weights} if isinstance(of, str) else {**kept, **weights}
+_APART = (
+    "spread in ways that do not go together: spread items over the same dimensions of the mesh, or over none, and batch entries of all "
+    "blocks alike; call redistribute first"
+)
 
 
-def _mesh_dimensions(group: GaugeGroup, blocks: dict[str, Any], ndim: int) -> tuple[int, ...]:
-    """The dimensions of the mesh that items are spread over; blocks of which all ranks have all items aside."""
-    from torch.distributed.tensor import DTensor, Shard
+def _mesh_dimensions(
+    group: GaugeGroup, blocks: dict[str, Any], ndim: int
+) -> tuple[tuple[int, ...], tuple[int | None, ...] | None]:
+    """The dimensions of the mesh that items are spread over, those of blocks that all ranks have aside; see `_Part.batch`."""
+    from torch.distributed.tensor import DTensor, Replicate, Shard
 
     if plain := [name for name, t in blocks.items() if not isinstance(t, DTensor)]:
         raise TypeError(
@@ -211,12 +280,12 @@ def _mesh_dimensions(group: GaugeGroup, blocks: dict[str, Any], ndim: int) -> tu
         )
     mesh = next(iter(blocks.values())).device_mesh
     found: set[tuple[int, ...]] = set()
-    batches: set[tuple] = set()
+    batches: set[tuple[int | None, ...]] = set()
     for name, t in blocks.items():
         label = f"`point[{name!r}]`" if name else "`point`"
         if any(p.is_partial() for p in t.placements):
             raise ValueError(f"{label} is a pending sum over ranks ({t.placements}): call redistribute first")
-        if t.device_mesh != mesh or any(p.is_shard() and type(p) is not Shard for p in t.placements):
+        if t.device_mesh != mesh or any(type(p) not in (Shard, Replicate) for p in t.placements):
             raise ValueError(
                 f"{label} is spread over {t.device_mesh} as {t.placements}: blocks of one group need one mesh, and placements Shard "
                 "or Replicate; call redistribute first"
@@ -227,45 +296,38 @@ def _mesh_dimensions(group: GaugeGroup, blocks: dict[str, Any], ndim: int) -> tu
     found.discard(())
     if len(found) > 1 or len(batches) > 1:
         placements = {name: t.placements for name, t in blocks.items()}
-        raise ValueError(
-            f"`point` has blocks that are spread in ways which do not go together under {group}: {placements}; spread their items over the "
-            "same dimensions of the mesh, or over none, and their batch entries alike: call redistribute first"
-        )
-    return found.pop() if found else ()
+        raise ValueError(f"`point` has blocks that under {group} are {_APART}: {placements}")
+    batch = batches.pop()
+    return found.pop() if found else (), None if all(dim is None for dim in batch) else batch
 
 
-def _added_up(t: Any, over: tuple[int, ...]) -> Tensor:
-    """What all ranks have along dimensions of the mesh, of which their own derivatives are parts."""
-    from torch.distributed.tensor import Partial
+def _here(values: Tensor, x: Any, offset: int, dims: int | None = None) -> Tensor:
+    """The entries of `values` that belong to the DTensor `x` here; of plain ones, which all ranks have, nothing travels.
 
-    if not over or not t.requires_grad:
-        return t.to_local()
-    placements = [Partial() if k in over else p for k, p in enumerate(t.placements)]
-    return t.redistribute(placements=t.placements).to_local(
-        grad_placements=placements
-    )  # which takes the sum of derivatives
+    Args:
+        values: A tensor whose dimension k lies beside dimension k + `offset` of `x`, plain or on the mesh of `x`.
+        x: The tensor.
+        offset: See above.
+        dims: How many of its dimensions do so; None for all.
 
-
-def _shared_out(t: Tensor, ranks: int) -> Tensor:
-    """`t`, of whose derivative every one of the ranks has the whole, which is about to be added up."""
-    if ranks == 1 or not t.requires_grad:
-        return t
-    t = t.view_as(t)
-    t.register_hook(functools.partial(torch.mul, 1 / ranks))
-    return t
-
-
-def _at_items_here(values: Tensor, x: Any, ndim: int) -> Tensor:
-    """The entries of `values` (n, ...), along the first dimensions of one point, at the items of the DTensor `x` here; nothing travels."""
+    Raises:
+        ValueError: It is on another mesh.
+    """
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
+    count = values.ndim if dims is None else dims
+
     def beside(placement: Any) -> Any:
-        dim = placement.dim % x.ndim - ndim if placement.is_shard() else -1
-        return Shard(dim) if 0 <= dim < values.ndim else Replicate()
+        dim = placement.dim % x.ndim - offset if placement.is_shard() else -1
+        return Shard(dim) if 0 <= dim < count and values.shape[dim] == x.shape[dim + offset] else Replicate()
 
     if not isinstance(values, DTensor):
         everything = values.to(x.to_local().device)
         values = DTensor.from_local(everything, x.device_mesh, [Replicate()] * x.device_mesh.ndim, run_check=False)
+    if values.device_mesh != x.device_mesh:
+        raise ValueError(
+            f"a tensor on {values.device_mesh} is to go with one on {x.device_mesh}: gather it first, full_tensor()"
+        )
     return values.redistribute(placements=[beside(p) for p in x.placements]).to_local()
 
 

@@ -152,3 +152,28 @@ def kept(group: GaugeGroup, x: Point) -> GaugeGroup:
     spread = {name: shards.on(name) for name, t in blocks_of(x).items() if t.ndim == ndim + 1}
     sizes = {name: blocks_of(x)[name].shape[-1] for name, of in spread.items() if of is not None and of.items is None}
     return group.on_shards(shards.keeping(sizes, first(x).device)) if sizes else group
+
+
+def has_empty_shard(group: GaugeGroup, block: str) -> bool:
+    """Whether a rank has no items of a block ('' of a tensor), where all of them have been counted (`kept`)."""
+    shards = group.shards.on(block) if isinstance(group.shards, Spread) else None
+    return shards is not None and shards.items is not None and 0 in shards.items
+
+
+def require_same(group: GaugeGroup, x: Point, name: str) -> None:
+    """Refuses blocks that all ranks are said to have, and have with different values.
+
+    Raises:
+        ValueError: There is one, on all ranks.
+    """
+    if group.shards is None:
+        return
+    for block, t in blocks_of(x).items():
+        if group.shards.on(block) is not None:
+            continue
+        both = torch.stack([torch.view_as_real(t) if t.is_complex() else t] * 2)
+        both[1].neg_()
+        if not bool((group.shards.largest(both) == both).all()):
+            raise ValueError(
+                f"`{name}[{block!r}]` is said to be the same on all ranks, and is not: broadcast it from one of them first"
+            )

@@ -17,6 +17,7 @@ from manifoldid.points import Shards
 _PIECE = (
     1 << 20
 )  # numbers of a piece: 4 MiB in float32, in the third-level cache; smaller ones take more calls than they save time
+_NEAR = 8.0  # mean by size, from where on the size of a point is taken again: float32 has lost three bits there
 _LONG, _STAGE = 1 << 17, 1 << 12  # a float32 sum of more squares loses digits, so that it is one of sums of so many
 
 
@@ -43,7 +44,7 @@ def settled(x: Tensor, shift: bool, scale: bool, shards: Shards | None = None) -
         have a size, above the rounding of their mean. None, where it can be known, for points far from the section: one row as it was,
         several moved along their orbits at most.
     """
-    batch, tiny, eps = x.shape[:-1], torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).eps
+    batch = x.shape[:-1]
     if _is_one_row(
         x, shards
     ):  # in numbers: after megabytes have passed through the caches, each call takes microseconds
@@ -54,13 +55,14 @@ def settled(x: Tensor, shift: bool, scale: bool, shards: Shards | None = None) -
     rows = x.view(batch.numel(), x.shape[-1])  # no -1: a shard may be empty
     planes = rows.new_empty(scale + shift, rows.shape[0], 1)  # one behind the other: a copy of 1e5 pairs takes long
     sizes, means = planes[0] if scale else None, planes[-1] if shift else None
-    for part, mean, size in _parts(rows, shards, rows, means, sizes):
-        _rows(part, mean, size, shards)
-    if x.device.type == "cpu" and not math.isfinite(planes.sum()):
+    usable = rows.new_empty(rows.shape[0], 1, dtype=torch.bool) if scale else None
+    for part, mean, size, has_size in _parts(rows, shards, rows, means, sizes, usable):
+        _rows(part, mean, size, has_size, shards)
+    if x.device.type == "cpu" and not _is_near(means, sizes, usable):
         return None
     regular = None
-    if sizes is not None:
-        regular = (sizes > (tiny if means is None else means.abs().mul_(eps).add_(tiny))).view(*batch, 1)
+    if sizes is not None and usable is not None:
+        regular = usable.view(*batch, 1)
         sizes.log_()
     xi = planes.view(scale + shift, *batch).movedim(0, -1)
     return Canonical(x, xi, regular)
@@ -70,7 +72,19 @@ def _is_one_row(x: Tensor, shards: Shards | None) -> bool:
     return shards is None and x.device.type == "cpu" and x.numel() == x.shape[-1]
 
 
-def standardise(x: Tensor, shards: Shards | None = None, veto: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+def _is_near(means: Tensor | None, sizes: Tensor | None, usable: Tensor | None) -> bool:
+    """Whether what was taken out is finite, and no mean was so large that its rounding is left. What has no size is not asked again."""
+    if means is None or sizes is None or usable is None or not means.numel():
+        return all(t is None or math.isfinite(t.sum()) for t in (means, sizes))
+    low, high = (float(t) for t in means.aminmax())
+    if max(-low, high) <= _NEAR * float(sizes.amin()):
+        return math.isfinite(sizes.sum())
+    return math.isfinite(low + high) and math.isfinite(sizes.sum()) and not bool(usable.all())
+
+
+def standardise(
+    x: Tensor, shards: Shards | None = None, veto: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor] | None:
     """Takes means and sizes out of `x`, as `settled` does.
 
     Args:
@@ -79,27 +93,27 @@ def standardise(x: Tensor, shards: Shards | None = None, veto: Tensor | None = N
         veto: Which points (*batch, 1) have something else wrong with them on this rank: they are left as they are on all ranks.
 
     Returns:
-        Means and sizes (*batch, 1); not finite where that was not taken out. None, with nothing written, for one row far from the section.
+        Means and sizes (*batch, 1), not finite where that was not taken out; and whether there is a size, which else was not divided by.
+        None, with nothing written, for one row far from the section.
     """
     batch = x.shape[:-1]
     if _is_one_row(x, shards):
         taken = _one_row(x.view(-1), shift=True, scale=True)
-        return None if taken is None else (x.new_full((*batch, 1), taken[0]), x.new_full((*batch, 1), taken[1]))
+        if taken is None:
+            return None
+        mean, size = (x.new_full((*batch, 1), value) for value in taken)
+        return mean, size, torch.ones_like(mean, dtype=torch.bool)
     rows = x.view(batch.numel(), x.shape[-1])
     means, sizes = rows.new_empty(2, rows.shape[0], 1)
-    for part, mean, size in _parts(rows, shards, rows, means, sizes):
-        _rows(part, mean, size, shards, None if veto is None else veto.reshape(-1, 1))
-    return means.view(*batch, 1), sizes.view(*batch, 1)
+    usable = rows.new_empty(rows.shape[0], 1, dtype=torch.bool)
+    for part, mean, size, has_size in _parts(rows, shards, rows, means, sizes, usable):
+        _rows(part, mean, size, has_size, shards, None if veto is None else veto.reshape(-1, 1))
+    return means.view(*batch, 1), sizes.view(*batch, 1), usable.view(*batch, 1)
 
 
 def finite_shift(mean: Tensor) -> Tensor:
     """What `standardise` has subtracted, of the mean that it returns."""
     return torch.nan_to_num(mean, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def finite_scale(size: Tensor) -> Tensor:
-    """What `standardise` has divided by, of the size that it returns."""
-    return torch.nan_to_num(size, nan=1.0, posinf=1.0)
 
 
 def _parts(rows: Tensor, shards: Shards | None, *of: Tensor | None) -> Iterator[tuple[Any, ...]]:
@@ -112,12 +126,19 @@ def _parts(rows: Tensor, shards: Shards | None, *of: Tensor | None) -> Iterator[
 
 
 def _rows(
-    rows: Tensor, mean: Tensor | None, size: Tensor | None, shards: Shards | None, veto: Tensor | None = None
+    rows: Tensor,
+    mean: Tensor | None,
+    size: Tensor | None,
+    usable: Tensor | None,
+    shards: Shards | None,
+    veto: Tensor | None = None,
 ) -> None:
     """One pass after the other over `rows` (m, n); writes what was taken out to `mean` and `size` (m, 1), the smallest size for none.
 
-    What is not finite, of rows that are not, or are so on another rank, or are too large to be squared, is not taken out.
+    What is not finite, of rows that are not, or are so on another rank, or are too large to be squared, is not taken out, nor is a size
+    that is the rounding of its mean: `usable` is false there.
     """
+    info = torch.finfo(rows.dtype)
     items = rows.shape[-1] if shards is None else shards.count(rows.shape[-1], rows)
     if mean is not None:
         if shards is None:
@@ -129,14 +150,14 @@ def _rows(
             )  # which needs no number of its own to travel
             torch.div(shards.sum(sums), items, out=mean)
         rows.sub_(finite_shift(mean))
-    if size is not None:
+    if size is not None and usable is not None:
         _norms(rows, size)
         if shards is not None:
             size.copy_(shards.sum(size.square()).sqrt())
-        size.div_(items**0.5).clamp_min_(torch.finfo(rows.dtype).tiny)
-        if mean is not None:
-            size.add_(mean * 0)  # without a mean there is no size
-        rows.div_(finite_scale(size))
+        size.div_(items**0.5).clamp_min_(info.tiny)
+        size.add_((size if mean is None else size + mean) * 0)  # no number where one of them is infinite
+        torch.gt(size, info.tiny if mean is None else mean.abs().mul_(info.eps).add_(info.tiny), out=usable)
+        rows.div_(torch.where(usable, size, 1.0))
 
 
 def _norms(rows: Tensor, out: Tensor) -> None:

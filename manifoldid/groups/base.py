@@ -334,7 +334,10 @@ def checked(form: Canonical, group: GaugeGroup, x: Point, name: str = "point", d
     if not all(bool(torch.isfinite(t).all()) for t in blocks_of(x).values()):
         raise ValueError(f"`{name}` must be finite: it has nan or infinite entries")
     if group.shards is not None and not bool(torch.isfinite(form.xi).all()):
-        raise ValueError(f"`{name}` must be finite: items on another rank are nan or infinite")
+        raise ValueError(
+            f"`{name}` must be finite, and so must sums over all ranks: items of another rank are nan or infinite, or so large that sums "
+            "overflow"
+        )
     bad = ~form.regular if form.regular is not None and irregular else ~torch.isfinite(form.xi)
     column = int(bad.flatten(0, -2).any(0).nonzero()[0]) if bad.ndim > 1 else int(bad.nonzero()[0])
     owner, label = group.regular_columns()[column] if irregular else (group, "")
@@ -375,6 +378,18 @@ def require_group(group: object) -> None:
         raise TypeError(f"`group` must be a gauge group, such as mid.Translation(), got {type(group).__name__}")
 
 
+def require_one_place(group: GaugeGroup) -> None:
+    """Refuses reference items of points that are spread over ranks.
+
+    Raises:
+        TypeError: They are.
+    """
+    if group.shards is not None:
+        raise TypeError(
+            f"Reference needs all items in one place, but those of {group} are spread over ranks; use Section"
+        )
+
+
 _COLUMN = "did you mean over='batch' (GaugeFix), or x.squeeze(-1) with the items last?"
 
 
@@ -392,7 +407,9 @@ def check_quotient(group: GaugeGroup, x: Point, name: str = "point", column: str
     numbers = event_numel(mine, ndim)
     if group.shards is not None:
         spread = event_numel({k: t for k, t in mine.items() if group.shards.on(k) is not None}, ndim)
-        numbers += int(group.shards.count(spread, first(x))) - spread
+        numbers += (
+            int(group.shards.count(spread, torch.empty((), dtype=torch.float64, device=first(x).device))) - spread
+        )
     elif any(factor.shards is not None for factor, _ in group.factors()):
         return  # the factors of a product, some of which are here and some are not, are left to themselves
     if dimension and numbers <= dimension:

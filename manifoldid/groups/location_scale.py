@@ -1,6 +1,7 @@
 """LocationScale: one shift and one scale for all tensors of a model of locations, scales and slopes."""
 
 import copy
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from manifoldid._linalg import widened
 from manifoldid.groups._euclidean import safe_root
-from manifoldid.groups._in_place import finite_scale, finite_shift, standardise
+from manifoldid.groups._in_place import finite_shift, standardise
 from manifoldid.groups._items import Measure
 from manifoldid.groups._named_blocks import NamedBlocksGeometry, block_names
 from manifoldid.groups._sphere import _angle_over_sine, _cosine_and_sinc, _squared_angle
@@ -115,7 +116,11 @@ class LocationScale(GaugeGroup):
         size = measure.size(centred)
         # A spread below half a unit in the last place of the entries is the rounding of a constant.
         varies = size > 0.5 * torch.finfo(flat.dtype).eps * measure.largest(flat)
-        positive = [self._everywhere(flatten(x[name], ndim) > 0) for name in self.positive]
+        positive = [
+            self._everywhere((t > 0) & (t < math.inf)) for t in (flatten(x[name], ndim) for name in self.positive)
+        ]
+        for other in self.locations[1:]:  # which have no part in the frame
+            mean = torch.where(self._everywhere(torch.isfinite(flatten(x[other], ndim))), mean, math.nan)
         regular = torch.cat([varies, *positive], dim=-1)
         size = torch.where(varies, size, torch.ones_like(size))
         point = self._moved(1 / size[..., 0], -(mean / size)[..., 0], x)
@@ -126,32 +131,39 @@ class LocationScale(GaugeGroup):
         return self._settled if weights is None else None
 
     def _settled(self, x: Point) -> Canonical | None:
-        ndim, tiny = self.batch_ndim(x), torch.finfo(x[self.locations[0]].dtype).tiny
+        ndim = self.batch_ndim(x)
 
         def rows(name: str) -> Tensor:
             return x[name].view(*x[name].shape[:ndim], x[name].shape[ndim:].numel())
 
-        def are_positive(name: str) -> Tensor:
-            """Which what is no number is not; (*batch, 1)."""
+        def is_right(name: str) -> Tensor:
+            """Whether all numbers of a block are finite, and positive where they have to be; (*batch, 1)."""
             t = rows(name)
-            return t.amin(-1, keepdim=True) > 0 if t.shape[-1] else t.new_ones((*t.shape[:-1], 1), dtype=torch.bool)
+            if not t.shape[-1]:
+                return t.new_ones((*t.shape[:-1], 1), dtype=torch.bool)
+            low, high = t.aminmax(dim=-1, keepdim=True)
+            return (low > (0 if name in self.positive else -math.inf)) & (high < math.inf)
 
         shards, veto = self._shards_of(self.locations[0]), None
-        if shards is not None and self.positive:  # a verdict of this rank alone, therefore no part of the sums
-            veto = ~torch.stack([are_positive(name) for name in self.positive]).all(0)
+        rest = [*self.locations[1:], *self.positive]
+        if shards is not None and rest:  # nobody else sees what is wrong on this rank: it spoils the sums
+            veto = ~torch.stack([is_right(name) for name in rest]).all(0)
         if (taken := standardise(rows(self.locations[0]), shards, veto)) is None:
             return None
-        (mean, size), (shift, scale) = taken, (finite_shift(taken[0]), finite_scale(taken[1]))
-        varies = size > mean.abs().mul_(torch.finfo(size.dtype).eps).add_(tiny)
-        inverse = scale.clamp_min_(tiny).reciprocal()
+        mean, size, varies = taken
+        shift, scale = finite_shift(mean), torch.where(varies, size, 1.0)
+        inverse = scale.reciprocal()
         for name in self.locations[1:]:
             rows(name).sub_(shift.to(x[name].dtype)).mul_(inverse.to(x[name].dtype))
         for name in self.positive:
             rows(name).mul_((inverse if name in self.scales else scale).to(x[name].dtype))
         if size.device.type == "cpu" and not math.isfinite(size.sum()):
-            return None
-        positive = [varies if veto is not None else self._everywhere(are_positive(name)) for name in self.positive]
-        return Canonical(x, torch.cat([scale.log(), mean], dim=-1), torch.cat([varies, *positive], dim=-1))
+            return None  # the closed form says what is wrong
+        fine = torch.ones_like(varies)  # what a veto has not spoilt
+        right = [fine if veto is not None else self._everywhere(is_right(name)) for name in rest]
+        count = len(self.locations) - 1
+        mean = functools.reduce(lambda mean, right: torch.where(right, mean, math.nan), right[:count], mean)
+        return Canonical(x, torch.cat([scale.log(), mean], dim=-1), torch.cat([varies, *right[count:]], dim=-1))
 
     def _everywhere(self, condition: Tensor) -> Tensor:
         """Whether `condition` (*batch, n) holds at all items, on all ranks; (*batch, 1)."""

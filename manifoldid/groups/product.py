@@ -91,7 +91,10 @@ class Product(GaugeGroup):
     def on_shards(self, shards: Shards) -> "Product":
         own = {name: (group, shards.on(name)) for name, group in self.by_block.items()}
         return Product(
-            *(group.on_shards(shards) for group in self.groups),
+            *(
+                group.on_shards(shards) if any(shards.on(name) for name in group.block_names) else group
+                for group in self.groups
+            ),
             **{name: group if of is None else group.on_shards(of) for name, (group, of) in own.items()},
         )
 

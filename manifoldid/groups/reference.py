@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from manifoldid.groups._items import ItemGroup
+from manifoldid.groups.base import require_one_place
 
 
 def reference_items(group: ItemGroup, index: Any, items: int, each: int) -> list[list[int]]:
@@ -20,10 +21,7 @@ def reference_items(group: ItemGroup, index: Any, items: int, each: int) -> list
         TypeError: `index` is not made of integers, or the items are spread over ranks.
         ValueError: There are too few or too many, an index is out of range, or a block has none or two.
     """
-    if group.shards is not None:
-        raise TypeError(
-            f"Reference needs all items in one place, but those of {group} are spread over ranks; use Section"
-        )
+    require_one_place(group)
     if isinstance(index, Tensor):
         index = index.tolist()
     if group.block_count > 1 and not isinstance(index, (list, tuple)):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from manifoldid._linalg import widened
 from manifoldid.groups._euclidean import EuclideanGeometry
-from manifoldid.groups.base import Canonical, GaugeGroup, Settler
+from manifoldid.groups.base import Canonical, GaugeGroup, Settler, require_one_place
 from manifoldid.points import (
     Point,
     Shards,
@@ -195,6 +195,7 @@ class Shift(GaugeGroup):
 
     def reference_frame(self, x: Point, index: Any) -> Canonical:
         """`index`: one flat index per direction; for dict points a dict from block names to an index or a list of them."""
+        require_one_place(self)
         ndim, rows = self.batch_ndim(x), self._matrix(x)
         columns = self._reference_columns(x, index, ndim)
         square = rows[:, columns]

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
-from manifoldid.distributed.dtensors import Local, is_spread, localised
+from manifoldid.distributed.dtensors import Local, is_spread, localised, whole
 from manifoldid.errors import NotInvariantError
 from manifoldid.groups.base import GaugeGroup, check_quotient, checked
 from manifoldid.invariance import default_tolerance, largest_change, not_invariant
@@ -131,6 +131,11 @@ def attach(
     attachment = Attachment.of(optimizer)
     members = [member for name, point in points for member in Member.of(point, group, weights, name)]
     attachment.check_new(members)
+    if isinstance(optimizer, LBFGS) and (spread := [m.name for m in members if m.is_spread]):
+        raise ValueError(
+            f"`{spread[0]}` is spread over ranks, or a DTensor, and LBFGS takes its steps from the numbers of one rank alone: gather it, or "
+            "take another optimiser"
+        )
     for member in members:
         move_state(optimizer, member)
     with torch.no_grad():
@@ -234,7 +239,7 @@ def _verify(loss: Callable[[], Any], part: Local, name: str) -> None:
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)  # the same dropout masks at every point
             _write(part.point, moved)
-            return loss()
+            return whole(loss())
 
     try:
         change = largest_change(evaluate, start, part.group, derivatives=False)

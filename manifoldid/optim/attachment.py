@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from manifoldid.errors import DegeneratePointError, DetachedWarning, NotInvariantWarning, listed
 from manifoldid.groups.base import Canonical, GaugeGroup, checked
@@ -206,9 +206,9 @@ class Attachment:
 
     def _settle(self, bucket: Bucket, skipped: Tensor | None) -> None:
         group = bucket.section.group
-        if bucket.old is None and skipped is None and (form := bucket.settle()) is not None:
+        plain = skipped is None and not isinstance(self.optimizer, LBFGS)  # whose curvature has to know the whole move
+        if bucket.old is None and plain and (form := bucket.settle()) is not None:
             self._check(form, group, form.point, bucket.label())
-            move_curvature(self.optimizer, bucket.moving, form, form.point)
             return
         if skipped is None and bucket.follow(lambda taken: self._check_finite(taken, bucket.label())):
             restart_curvature(self.optimizer)
@@ -308,8 +308,10 @@ class Attachment:
 
     def _warn_of_no_gradients(self) -> None:
         """Says once that no attached parameter has a gradient, as after load_state_dict(assign=True) of the model."""
-        waiting = [m for m in self.members if any(p.requires_grad for p in m.parameters.values())]
-        if not waiting or self._missed_gradients:
+        trained = [(m, [p for p in m.parameters.values() if p.requires_grad]) for m in self.members]
+        waiting = [member for member, parameters in trained if parameters]
+        found = any(p.grad is not None for _, parameters in trained for p in parameters)  # beside frozen ones, say
+        if not waiting or found or self._missed_gradients:
             return
         self._missed_gradients = True
         names = listed([f"`{member.name}`" for member in waiting])

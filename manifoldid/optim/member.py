@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from manifoldid.distributed.dtensors import Local, local_value, localised
-from manifoldid.distributed.spread import kept
+from manifoldid.distributed.dtensors import Local, is_spread, local_value, localised
+from manifoldid.distributed.spread import has_empty_shard, kept, require_same
 from manifoldid.groups.base import Canonical, GaugeGroup, Settler
 from manifoldid.groups.geometry import Geometry
 from manifoldid.optim.chart import LogChart, gradient_value
@@ -41,6 +41,7 @@ class Member:
             here: Local = localised(factor, parameters.get("", parameters), part_of_weights(weights, of))
             factor = kept(here.group, map_blocks(local_value, here.point))
             member = Member(factor, Section(factor, here.weights), parameters, label)
+            require_same(factor, member.point(), label)
             if factor.dimension(member.point()):
                 members.append(member)
         return members
@@ -50,11 +51,29 @@ class Member:
         return self.as_point({name: local_value(p) for name, p in self.parameters.items()})
 
     def active(self) -> bool:
-        """Whether all parameters have a gradient, or no items on this rank, which follows the others."""
-        return all(p.grad is not None or self._absent(p) for p in self.parameters.values())
+        """Whether all parameters have a gradient. Plain shards without items follow the other ranks, which are asked."""
+        waiting = [p for p in self.parameters.values() if p.grad is None]
+        if not self.asks_others:
+            return not waiting
+        here = all(p.requires_grad and not is_spread(p) and not p.numel() for p in waiting)
+        return not bool(self.group.across(torch.tensor(0.0 if here else 1.0, device=self.point_device)) > 0)
 
-    def _absent(self, parameter: Tensor) -> bool:
-        return self.group.shards is not None and not local_value(parameter).numel()
+    @cached_property
+    def asks_others(self) -> bool:
+        """Whether a rank has no items of a block that are spread: it cannot know of itself whether there are gradients."""
+        if self.group.shards is None or any(is_spread(p) for p in self.parameters.values()):
+            return False  # gradients of DTensors are on all ranks
+        return any(has_empty_shard(self.group, name) for name in self.parameters)
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether other ranks have a part in it."""
+        return self.group.shards is not None or any(is_spread(p) for p in self.parameters.values())
+
+    @property
+    def point_device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(iter(self.parameters.values())).device
 
     def gradient(self) -> Point | None:
         """The current gradient, or None when a parameter has none."""
@@ -89,6 +108,7 @@ class Bucket:
     _listed: list[Member] | None = None
     _count: int = 0
     _parameters: list[Tensor] = field(default_factory=list)
+    _asking: bool = False
     _lists: dict[str, list[Tensor]] = field(default_factory=dict)
     _charts: dict[str, LogChart] = field(default_factory=dict)
 
@@ -137,7 +157,7 @@ class Bucket:
     def active(self) -> list[Member]:
         """The moving members all of whose parameters have a gradient: usually the same list."""
         self._list()
-        if all(p.grad is not None for p in self._parameters):
+        if not self._asking and all(p.grad is not None for p in self._parameters):
             return self.moving
         return [member for member in self.moving if member.active()]
 
@@ -170,10 +190,16 @@ class Bucket:
         if (settle := self.settler) is None:
             return None
         tensors = {name: self._tensors(name) for name in self.moving[0].parameters}
-        if any(t.dtype in HALF or not t.is_contiguous() for block in tensors.values() for t in block):
+        if any(block[0].dtype in HALF for block in tensors.values()):
             return None
         if len(self.moving) == 1:
-            return settle(self.moving[0].as_point({name: t.detach() for name, (t,) in tensors.items()}))
+            one = {name: t.detach() for name, (t,) in tensors.items()}
+            point = {name: t.contiguous() for name, t in one.items()}  # itself, or a copy: ranks must go one way
+            form = settle(self.moving[0].as_point(point))
+            for name, t in one.items():
+                if point[name] is not t and form is not None:
+                    t.copy_(point[name])
+            return form
         point = {name: self._gathered(block, "now" + name) for name, block in tensors.items()}
         form = settle(self.moving[0].as_point(point))
         if form is not None:
@@ -200,6 +226,7 @@ class Bucket:
         if self._listed is not self.moving or self._count != len(self.moving):
             self._listed, self._count, self._lists = self.moving, len(self.moving), {}
             self._parameters = [p for member in self.moving for p in member.parameters.values()]
+            self._asking = any(member.asks_others for member in self.moving)
 
     def _tensors(self, name: str) -> list[Tensor]:
         """The block `name` of the moving members; the lists are kept from step to step, for parameters that are their own values."""

@@ -1,5 +1,7 @@
 """Frechet means on the quotient."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from manifoldid.distributed.spread import kept
 from manifoldid.errors import NotConvergedError, listed
 from manifoldid.groups.base import GaugeGroup, canonicalise
 from manifoldid.groups.geometry import Geometry
-from manifoldid.points import Point, Weights, flat_weights, flatten, map_blocks, unflatten
+from manifoldid.points import Point, Shards, Weights, flat_weights, flatten, map_blocks, unflatten
 
 _MOST_STEPS = 1000
 
@@ -39,6 +41,7 @@ def frechet_mean(group: GaugeGroup, points: Point, weights: Weights = None) -> P
     geometry, mean = group.geometry(weights).remembering(), map_blocks(lambda t: t[:1], members)
     ndim = group.batch_ndim(members)
     w = flat_weights(group.entry_weights(weights, members), members, ndim, group.shards)
+    spread = [factor.shards for factor, _ in group.factors() if factor.shards is not None]
 
     def displacement(mean: Point) -> Tensor:
         try:
@@ -50,7 +53,7 @@ def frechet_mean(group: GaugeGroup, points: Point, weights: Weights = None) -> P
         return flatten(map_blocks(lambda t: t.mean(0, keepdim=True), steps), ndim)
 
     def size(vector: Tensor) -> float:
-        return float(group.across((vector if w is None else vector * w.sqrt()).square().sum()).sqrt())
+        return float(_largest((vector if w is None else vector * w.sqrt()).square().sum().sqrt(), spread))
 
     eps = torch.finfo(form.xi.dtype).eps
     last = moved = float("inf")
@@ -71,11 +74,16 @@ def frechet_mean(group: GaugeGroup, points: Point, weights: Weights = None) -> P
             f"the Frechet mean has not settled after {_MOST_STEPS} steps (last step {moved:.1e}): the members are too far apart "
             "to have a mean (they do not fit into half of the quotient space)"
         )
-    _refuse_opposite(geometry, mean, members)
+    _refuse_opposite(geometry, mean, members, spread)
     return map_blocks(lambda t: t[0], mean)
 
 
-def _refuse_opposite(geometry: Geometry, mean: Point, members: Point) -> None:
+def _largest(values: Tensor, spread: list[Shards]) -> Tensor:
+    """The largest of `values` on all ranks, which have to come to one verdict."""
+    return functools.reduce(lambda v, shards: shards.largest(v), spread, values)
+
+
+def _refuse_opposite(geometry: Geometry, mean: Point, members: Point, spread: list[Shards]) -> None:
     """At a point opposite to the mean no direction is the shortest, so it has not pulled at the mean.
 
     Raises:
@@ -87,7 +95,8 @@ def _refuse_opposite(geometry: Geometry, mean: Point, members: Point) -> None:
     except NotImplementedError:
         return
     short = geometry.inner(centre, steps, steps).sqrt() < 0.999 * distance
-    opposite = (short & (distance > 1e-3)).nonzero()[:, 0].tolist()  # below, both are rounding
+    opposite = short & (distance > 1e-3)  # below, both are rounding
+    opposite = _largest(opposite.double(), spread).nonzero()[:, 0].tolist()
     if opposite:
         raise NotConvergedError(
             f"the Frechet mean is not defined: points {listed(opposite)} lie opposite to the others, where all directions are "

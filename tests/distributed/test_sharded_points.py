@@ -1,20 +1,18 @@
 """Items spread over two ranks give what all items in one place give, and only a few numbers travel."""
 
 import copy
-import functools
 
 import pytest
 import torch
 import torch.distributed as dist
+from over_ranks import FULLY_SHARDS_ON_CPU, adam, close, counted_bytes, mesh, momentum
 from spawned import run
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 import manifoldid as mid
 from manifoldid.distributed import sharded
 
-FULLY_SHARDS_ON_CPU = hasattr(torch.cpu.Stream, "record_event")  # not torch 2.6
 pytestmark = pytest.mark.slow
 
 ITEMS = 7
@@ -38,16 +36,6 @@ def members():
 
 def weights():
     return 0.5 + torch.rand(ITEMS, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-
-
-@functools.cache
-def mesh():
-    return init_device_mesh("cpu", (2,))
-
-
-def close(actual, expected, tolerance=1e-9):
-    actual = actual.full_tensor() if isinstance(actual, DTensor) else actual
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def here(group, low, high):
@@ -139,14 +127,6 @@ def trained(group, w, make, steps=4):
     return p.detach()
 
 
-def adam(parameters):
-    return torch.optim.Adam(parameters, lr=0.05)
-
-
-def momentum(parameters):
-    return torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
-
-
 def attached_plain_shards_run_as_the_whole_point_does(rank):
     for group in GROUPS.values():
         for w in (None, weights()):
@@ -182,180 +162,6 @@ def attached_dtensors_run_as_the_whole_point_does(rank):
                 close(p.detach(), trained(group, w, make), 1e-7)
 
 
-SIZES = {"theta": 7, "beta": 5, "sigma": 3, "alpha": 5}
-CUTS = {"theta": [0, 4, 7], "beta": [0, 5, 5], "sigma": [0, 0, 3], "alpha": [0, 2, 5]}  # some without items on one rank
-SLOPE = {"theta": torch.linspace(-1, 1, 7).double(), "beta": torch.linspace(0, 3, 5).double() ** 2}
-JOINT = {
-    "rasch": mid.Shift({"theta": 1, "beta": 1}),
-    "two directions": mid.Shift([{"theta": 1, "beta": -1}, SLOPE]),
-    "thurstone": mid.LocationScale(locations=("theta", "beta"), scales=("sigma",)),
-    "response model": mid.LocationScale(locations=("theta", "beta"), scales=("sigma",), slopes=("alpha",)),
-    "product": mid.Product(mid.Shift({"theta": 1, "beta": 1}), alpha=mid.PositiveScaling()),
-}
-
-
-PLACEMENTS = {"theta": [Replicate(), Shard(0)], "beta": [Shard(0), Replicate()]}
-
-
-def response_model(group):
-    generator = torch.Generator().manual_seed(5)
-    x = {n: torch.randn(3, size, dtype=torch.float64, generator=generator) for n, size in SIZES.items()}
-    heavy = {n: 0.5 + torch.rand(size, dtype=torch.float64, generator=generator) for n, size in SIZES.items()}
-    x = {n: t.mul(0.3).exp() if n in ("sigma", "alpha") else t + 2 for n, t in x.items() if n in group.block_names}
-    return x, {n: heavy[n] for n in x}
-
-
-def plain_parts(group, rank, replicated):
-    """The group for plain shards, and what takes the part of a point or of weights that is on a rank."""
-
-    def part(x):
-        return {n: t if n in replicated else t[..., CUTS[n][rank] : CUTS[n][rank + 1]] for n, t in x.items()}
-
-    here = group.with_items(lambda n, d: part({n: d})[n])
-    return sharded(here, replicated=[n for n in replicated if n in group.block_names]), part
-
-
-def dtensor_parts(group, rank, replicated):
-    def part(x):
-        def placement(n, t):
-            return [Replicate() if n in replicated else Shard(t.ndim - 1)]
-
-        return {n: distribute_tensor(t, mesh(), placement(n, t)) for n, t in x.items()}
-
-    return group, part
-
-
-def joint_cases(rank):
-    for name, group in JOINT.items():
-        x, heavy = response_model(group)
-        for parts in (plain_parts, dtensor_parts):
-            for replicated in ((), ("beta",), ("theta",), ("sigma", "alpha"), ("beta", "sigma", "alpha")):
-                if name == "product" and parts is plain_parts and "alpha" in replicated:
-                    continue  # a factor of its own, of which nothing is spread
-                for w in (None, heavy):
-                    gauge, part = parts(group, rank, replicated)
-                    yield group, w, x, gauge, None if w is None else part(w), part, replicated
-
-
-def close_parts(actual, expected, part, tolerance=1e-9):
-    for n, t in part(expected).items():
-        wanted = t.full_tensor() if isinstance(t, DTensor) else t
-        close(actual[n], wanted, tolerance)
-
-
-def blocks_of_joint_gauges_are_spread_or_replicated(rank):
-    for group, w, x, gauge, v, part, replicated in joint_cases(rank):
-        section, here = mid.Section(group, w), mid.Section(gauge, v)
-        close_parts(here(part(x)), section(x), part)
-        close(here.frame(part(x)), section.frame(x))
-        close_parts(here.carry(here.frame(part(x)), part(x)), section(x), part)
-        at = {n: t[0] for n, t in x.items()}
-        close_parts(mid.Section(gauge, v, at=part(at))(part(x)), mid.Section(group, w, at=at)(x), part)
-        if w is None or replicated not in ((), ("beta",)):
-            continue  # means on a sphere take a second
-        ensemble, spread = mid.Ensemble(x, group, w), mid.Ensemble(part(x), gauge, v)
-        close_parts(spread.mean(), ensemble.mean(), part, 1e-8)
-        close_parts(spread.std(), ensemble.std(), part, 1e-8)
-    bad, group = response_model(JOINT["response model"])[0], sharded(JOINT["response model"])
-    bad = plain_parts(JOINT["response model"], rank, ())[1](bad)
-    bad["alpha"] = bad["alpha"] * (1 if rank == 0 else -1)
-    with pytest.raises(mid.DegeneratePointError, match="alpha"):
-        mid.Section(group)(bad)
-
-
-def summed_over_ranks(value):
-    value = value.clone()
-    dist.all_reduce(value)
-    return value
-
-
-def joint_loss(section, p, share):
-    """A sum over items; of blocks that all ranks have, each counts its share."""
-    return sum(share(n) * (t - 1).square().sum() for n, t in section(p).items())
-
-
-def derivatives_of(gauge, v, point, replicated):
-    """Those of a loss of the section and of its frame, as a training loop takes them."""
-    p = {n: t.detach().requires_grad_() for n, t in point.items()}
-    section, plain = mid.Section(gauge, v), not isinstance(next(iter(p.values())), DTensor)
-    alone = plain and replicated is not None
-    frame = section.frame(p)
-    carried = section.carry(frame, {n: t.detach() + 1 for n, t in p.items()})
-    loss = joint_loss(section, p, lambda n: 0.5 if alone and n in replicated else 1.0)
-    loss = loss + sum((0.5 if alone and n in replicated else 1.0) * t.pow(3).sum() for n, t in carried.items())
-    loss = loss + (0.5 if alone else 1.0) * frame.pow(3).sum()
-    loss.backward()
-    return {n: summed_over_ranks(t.grad) if alone and n in replicated else t.grad for n, t in p.items()}
-
-
-def derivatives_through_joint_gauges_are_those_of_the_whole(rank):
-    for group, w, x, gauge, v, part, replicated in joint_cases(rank):
-        one = {n: t[0] for n, t in x.items()}
-        close_parts(derivatives_of(gauge, v, part(one), replicated), derivatives_of(group, w, one, None), part)
-
-
-def joint_path(gauge, v, point, make, replicated):
-    p = {n: torch.nn.Parameter(t.clone()) for n, t in point.items()}
-    optimizer = make(p.values())
-    mid.attach(optimizer, gauge, p, v)
-    plain = not isinstance(next(iter(p.values())), DTensor) and replicated is not None
-    for _ in range(4):
-        optimizer.zero_grad()
-        share = (lambda n: 0.5 if n in replicated else 1.0) if plain else (lambda n: 1.0)
-        joint_loss(mid.Section(gauge, v), p, share).backward()
-        for n, t in p.items():
-            if plain and n in replicated:
-                dist.all_reduce(t.grad)
-        optimizer.step()
-    return {n: t.detach() for n, t in p.items()}
-
-
-def attached_joint_gauges_run_as_the_whole_point_does(rank):
-    for group, w, x, gauge, v, part, replicated in joint_cases(rank):
-        one, make = {n: t[0] for n, t in x.items()}, adam if w is None else momentum
-        expected = joint_path(group, w, one, make, None)
-        close_parts(joint_path(gauge, v, part(one), make, replicated), expected, part, 1e-8)
-
-
-def directions_of_a_tensor_are_spread_as_its_items_are(rank):
-    directions = torch.stack([torch.ones(ITEMS), torch.arange(ITEMS)]).double()
-    group, w = mid.Shift(directions), weights()
-    expected, frame = mid.Section(group, w)(members()), mid.Section(group, w).frame(members())
-    spread = distribute_tensor(members(), mesh(), [Shard(1)])
-    close(mid.Section(group, w)(spread), expected)
-    close(mid.Section(group, w).frame(spread), frame)
-    for split in SPLITS:
-        low, high = split[rank]
-        section = mid.Section(sharded(mid.Shift(directions[:, low:high])), w[low:high])
-        close(section(members()[:, low:high]), expected[:, low:high])
-        close(section.frame(members()[:, low:high]), frame)
-    matrix = torch.randn(4, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
-    whole = mid.Section(mid.Shift(torch.ones(1, 3, 2).double()))(matrix)
-    for placement in (Shard(0), Shard(1), Shard(2)):
-        spread = distribute_tensor(matrix, mesh(), [placement])
-        close(mid.Section(mid.Shift(torch.ones(1, 3, 2).double()))(spread), whole)
-    dependent = torch.ones(2, 3) if rank == 0 else torch.ones(2, 4)
-    with pytest.raises(ValueError, match="linearly dependent"):
-        mid.Section(sharded(mid.Shift(dependent)))(torch.ones(dependent.shape[1]))
-
-
-def blocks_that_do_not_go_together_are_refused(rank):
-    group, x = JOINT["rasch"], {n: t[0] for n, t in response_model(JOINT["rasch"])[0].items()}
-    spread = {n: distribute_tensor(t, mesh(), [Shard(0)]) for n, t in x.items()}
-    with pytest.raises(TypeError, match=r"plain tensor.*beta.*distribute_tensor"):
-        mid.Section(group)({"theta": spread["theta"], "beta": x["beta"]})
-    square = init_device_mesh("cpu", (1, 2))
-    other = {n: distribute_tensor(x[n], square, p) for n, p in PLACEMENTS.items()}
-    with pytest.raises(ValueError, match="do not go together"):
-        mid.Section(group)(other)
-    with pytest.raises(ValueError, match="one mesh"):
-        mid.Section(group)({"theta": spread["theta"], "beta": other["beta"]})
-    with pytest.raises(ValueError, match="sigma"):
-        sharded(group, replicated=["sigma"])
-    with pytest.raises(TypeError, match="collection"):
-        sharded(group, replicated="beta")
-
-
 class Scores(torch.nn.Module):
     def __init__(self, values):
         super().__init__()
@@ -363,26 +169,6 @@ class Scores(torch.nn.Module):
 
     def forward(self, i, j):
         return torch.nn.functional.softplus(self.scores[j] - self.scores[i]).mean()
-
-
-class Responses(torch.nn.Module):
-    """Persons answer items: sigmoid(alpha (theta - beta)), and sigma a spread of the locations."""
-
-    def __init__(self, values):
-        super().__init__()
-        for name, value in values.items():
-            setattr(self, name, torch.nn.Parameter(value.clone()))
-
-    @property
-    def parameters_by_name(self):
-        return dict(self.named_parameters())
-
-    def forward(self, persons, items):
-        p = self.parameters_by_name
-        logits = p["theta"][persons] - p["beta"][items]
-        if "alpha" in p:
-            logits = logits * p["alpha"][items] + (p["sigma"][persons % 3] * p["alpha"][items]).log()
-        return torch.nn.functional.softplus(logits).mean()
 
 
 def fully_sharded_parameters_run_as_the_whole_ones_do(rank):
@@ -400,59 +186,6 @@ def fully_sharded_parameters_run_as_the_whole_ones_do(rank):
                 optimizer.step()
         assert isinstance(spread.scores, DTensor)
         close(spread.scores.detach(), whole.scores.detach())
-    games = torch.randint(5, (2, 40), generator=torch.Generator().manual_seed(6))
-    for group in (JOINT["rasch"], JOINT["response model"]):
-        whole = Responses({n: t[0] for n, t in response_model(group)[0].items()})
-        spread = copy.deepcopy(whole)
-        fully_shard(spread, mesh=mesh())
-        for model in (whole, spread):
-            optimizer = adam(model.parameters())
-            mid.attach(optimizer, group, model.parameters_by_name)
-            for _ in range(5):
-                optimizer.zero_grad()
-                model(*games).backward()
-                optimizer.step()
-        for n, t in whole.parameters_by_name.items():
-            close(spread.parameters_by_name[n].detach(), t.detach(), 1e-8)
-
-
-class counted_bytes:
-    """The bytes that collectives of this rank were handed."""
-
-    def __enter__(self):
-        self.bytes, self._real = 0, dist.all_reduce
-
-        def reduce(tensor, *args, **kwargs):
-            self.bytes += tensor.numel() * tensor.element_size()
-            return self._real(tensor, *args, **kwargs)
-
-        dist.all_reduce = reduce
-        return self
-
-    def __exit__(self, *_):
-        dist.all_reduce = self._real
-
-
-def bytes_of_joint_steps(group, spread, weighted, items, rank):
-    """Of items of every block on both ranks, and of one block that both have."""
-    generator = torch.Generator().manual_seed(1)
-    x = {n: torch.rand(items, dtype=torch.float64, generator=generator) + 1 for n in group.block_names}
-    both = [n for n in x if n == "beta"]
-    x.update({n: x[n] + rank for n in x if n not in both})
-    if spread:
-        x = {n: DTensor.from_local(t, mesh(), [Replicate() if n in both else Shard(0)]) for n, t in x.items()}
-    gauge = group if spread else sharded(group, replicated=both)
-    p = {n: torch.nn.Parameter(t) for n, t in x.items()}
-    optimizer = adam(p.values())
-    mid.attach(optimizer, gauge, p, weights={"theta": torch.arange(1.0, items + 1)} if weighted else None)
-    used = []
-    for _ in range(3):
-        for t in p.values():
-            t.grad = torch.zeros_like(t)
-        with counted_bytes() as counted:
-            optimizer.step()
-        used.append(counted.bytes)
-    assert used[1:] == [8 * group.dimension(x)] * 2, (group, items, used)
 
 
 def a_step_moves_as_many_numbers_as_the_group_has_dimensions(rank):
@@ -465,16 +198,8 @@ def a_step_moves_as_many_numbers_as_the_group_has_dimensions(rank):
         (mid.PositiveScaling(), False, True),
         ("blocks", False, False),
         ("blocks", False, True),
-        (JOINT["rasch"], False, True),
-        (JOINT["rasch"], True, False),
-        (mid.Shift([{"theta": 1, "beta": -1}, {"theta": 2.0}]), False, False),
-        (JOINT["thurstone"], True, False),
-        (JOINT["response model"], False, False),
     ):
         for items in (10, 5000):
-            if not isinstance(kind, str) and kind.block_names:
-                bytes_of_joint_steps(kind, spread, weighted, items, rank)
-                continue
             group = mid.Affine(torch.arange(items) % 3) if kind == "blocks" else kind
             values = torch.randn(items, dtype=torch.float64, generator=torch.Generator().manual_seed(rank)).abs() + 4
             p = torch.nn.Parameter(DTensor.from_local(values, mesh(), [Shard(0)]) if spread else values)
@@ -601,11 +326,6 @@ CHECKS = [
     derivatives_through_a_sharded_section_are_those_of_the_whole,
     attached_plain_shards_run_as_the_whole_point_does,
     attached_dtensors_run_as_the_whole_point_does,
-    blocks_of_joint_gauges_are_spread_or_replicated,
-    derivatives_through_joint_gauges_are_those_of_the_whole,
-    attached_joint_gauges_run_as_the_whole_point_does,
-    directions_of_a_tensor_are_spread_as_its_items_are,
-    blocks_that_do_not_go_together_are_refused,
     *([fully_sharded_parameters_run_as_the_whole_ones_do] if FULLY_SHARDS_ON_CPU else []),
     a_step_moves_as_many_numbers_as_the_group_has_dimensions,
     an_error_on_one_rank_is_an_error_on_both,
