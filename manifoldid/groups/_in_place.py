@@ -138,7 +138,7 @@ def _rows(
     What is not finite, of rows that are not, or are so on another rank, or are too large to be squared, is not taken out, nor is a size
     that is the rounding of its mean: `usable` is false there.
     """
-    info = torch.finfo(rows.dtype)
+    info, largest = torch.finfo(rows.dtype), 0.0
     items = rows.shape[-1] if shards is None else shards.count(rows.shape[-1], rows)
     if mean is not None:
         if shards is None:
@@ -149,15 +149,29 @@ def _rows(
                 sums if veto is None else sums.masked_fill(veto, math.nan)
             )  # which needs no number of its own to travel
             torch.div(shards.sum(sums), items, out=mean)
-        rows.sub_(finite_shift(mean))
+        largest = _largest(mean)
+        rows.sub_(mean if largest < math.inf else finite_shift(mean))
     if size is not None and usable is not None:
         _norms(rows, size)
         if shards is not None:
             size.copy_(shards.sum(size.square()).sqrt())
-        size.div_(items**0.5).clamp_min_(info.tiny)
+        size.div_(items**0.5)
+        if _largest(size) < math.inf and float(size.amin()) > largest * info.eps + info.tiny:  # as nearly always
+            usable.fill_(True)
+            rows.mul_(size.reciprocal())  # half the time of a division
+            return
+        size.clamp_min_(info.tiny)
         size.add_((size if mean is None else size + mean) * 0)  # no number where one of them is infinite
         torch.gt(size, info.tiny if mean is None else mean.abs().mul_(info.eps).add_(info.tiny), out=usable)
-        rows.div_(torch.where(usable, size, 1.0))
+        rows.mul_(torch.where(usable, size, 1.0).reciprocal_())
+
+
+def _largest(values: Tensor) -> float:
+    """The largest modulus; infinite or no number on an accelerator, which would have to be waited for, as for what is not finite."""
+    if values.device.type != "cpu" or not values.numel():
+        return math.inf
+    low, high = values.aminmax()
+    return max(-float(low), float(high)) if math.isfinite(low + high) else math.inf
 
 
 def _norms(rows: Tensor, out: Tensor) -> None:

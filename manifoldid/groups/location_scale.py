@@ -141,7 +141,7 @@ class LocationScale(GaugeGroup):
             t = rows(name)
             if not t.shape[-1]:
                 return t.new_ones((*t.shape[:-1], 1), dtype=torch.bool)
-            low, high = t.aminmax(dim=-1, keepdim=True)
+            low, high = t.amin(-1, keepdim=True), t.amax(-1, keepdim=True)  # at once they take fifty times as long
             return (low > (0 if name in self.positive else -math.inf)) & (high < math.inf)
 
         shards, veto = self._shards_of(self.locations[0]), None
