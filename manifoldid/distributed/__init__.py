@@ -17,8 +17,10 @@ Of a dict point some blocks may be spread and others be the same on all ranks, a
 
 What travels are sums and largest values, as tensors on the device of the point: the backend of the process group has to serve it
 (gloo for CPU, nccl for CUDA). After the first, a step of an attached optimiser moves dim G numbers, with item weights and blocks,
-too; LocationScale with weights, and sections, take several passes for their accurate sums. Labels of blocks are exchanged as
-objects, when a group is made for shards or blocks are given to a call; nccl asks for `torch.cuda.set_device` before.
+too, and one more where a plain shard has no items, which cannot know whether the others have gradients; LocationScale with
+weights, and sections, take several passes for their accurate sums. When points are attached, blocks that all ranks have are
+compared, once. Labels of blocks are exchanged as objects, when a group is made for shards or blocks are given to a call; nccl
+asks for `torch.cuda.set_device` before.
 
 Derivatives. For plain tensors the loss is the sum of those of all ranks: what replicated blocks get on every rank is to be added up,
 as always. For DTensors it is one number, and gradients are spread as their tensors are.
