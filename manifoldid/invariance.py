@@ -17,9 +17,10 @@ from manifoldid.points import (
     Point,
     blocks_of,
     detached,
+    first,
     flat_shares,
     flatten,
-    map_blocks,
+    like_point,
     part_of,
     with_part,
 )
@@ -137,7 +138,7 @@ def largest_change(
         raise ValueError(
             f"{who} returns different values for the same point: make it deterministic (model.eval(), a fixed seed, no dropout)"
         )
-    scale = _natural_scale(fn, point, base, generator)
+    scale = _natural_scale(fn, point, base)
     worst = Change(0.0, names[0])
     for xi, name in _moves(group, point, names, generator):
         with torch.no_grad():
@@ -162,7 +163,7 @@ def largest_change_of_maps(fn: Callable[[Point], Any], point: Point, group: Gaug
         return worst
     with torch.no_grad():
         base = _outputs(fn(point))
-        scale = _natural_scale(fn, point, base, torch.Generator().manual_seed(0))
+        scale = _natural_scale(fn, point, base)
         for factor, of in finite:
             for words, image in factor.images_by_map(part_of(point, of)):
                 if bool(torch.isfinite(flatten(image)).all()):
@@ -190,9 +191,16 @@ def _random(zero: Tensor, generator: torch.Generator) -> Tensor:
     return _STEP * draw.to(dtype=zero.dtype, device=zero.device)
 
 
-def _natural_scale(fn: Callable[[Point], Any], point: Point, base: Tensor, generator: torch.Generator) -> float:
-    """Largest modulus of the outputs at the point and near it: at a symmetric point all of them may be zero."""
-    near, size = map_blocks(lambda t: _near(t, generator), point), float(base.abs().max())
+def _natural_scale(fn: Callable[[Point], Any], point: Point, base: Tensor) -> float:
+    """Largest modulus of the outputs at the point and near it: at a symmetric point all of them may be zero.
+
+    Numbers are drawn for every block alone: on several ranks, what all of them have gets the same ones, and so do the moves after it.
+    """
+    near = like_point(
+        {name: _near(t, torch.Generator().manual_seed(k + 1)) for k, (name, t) in enumerate(blocks_of(point).items())},
+        point,
+    )
+    size = float(base.abs().max())
     try:
         with torch.no_grad():
             other = _outputs(fn(near))
@@ -317,6 +325,8 @@ def vertical_share(point: Point, derivative: Point, group: GaugeGroup) -> Change
         The share, between 0 and 1, and the name of the generator.
     """
     names, zero, ndim = group.generator_names(point), zero_coordinates(group, point), group.batch_ndim(point)
+    if not first(point).shape[:ndim].numel():
+        return Change(0.0, names[0])
     slope, shares = flatten(derivative, ndim), flat_shares(point, ndim, group.shards)
     if len(names) <= _MOST_GENERATORS:
         rows = flatten_basis(group.vertical_basis(point), point, ndim)

@@ -147,6 +147,8 @@ def flatten(x: Point, batch_ndim: int = 0) -> Tensor:
     if len(rows) == 1:
         return rows[0]
     batch = torch.broadcast_shapes(*(row.shape[:-1] for row in rows))
+    if not batch:  # torch drops the derivative by a block (0,), of a rank without items, but not by one of shape (1, 0)
+        return torch.cat([row[None] for row in rows], dim=-1)[0]
     return torch.cat([row.expand(*batch, row.shape[-1]) for row in rows], dim=-1)
 
 

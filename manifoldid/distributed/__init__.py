@@ -23,8 +23,7 @@ compared, once. Labels of blocks are exchanged as objects, when a group is made 
 asks for `torch.cuda.set_device` before.
 
 Derivatives. For plain tensors the loss is the sum of those of all ranks: what replicated blocks get on every rank is to be added up,
-as always. For DTensors it is one number, and gradients are spread as their tensors are (second derivatives: not with torch 2.6, which does
-not differentiate `DTensor.to_local` twice).
+as always. For DTensors it is one number, and gradients are spread as their tensors are.
 
 Limits. Other groups (rotations, GL(r)) need all items in one place: replicate their parameters, which step alike on all ranks
 under DDP. `Ensemble.covariance`, contrasts, tables and quasi-variances speak of the items here for plain shards,

@@ -105,7 +105,7 @@ def localised(group: GaugeGroup, x: Point, weights: Weights = None) -> Local:
         raise ValueError(f"`point` has batch entries that are {_APART}: {placements}")
     named = {name for of, part in factors for name in ([of] if isinstance(of, str) else of or blocks_of(part.whole))}
     free = {name: t for name, t in blocks_of(x).items() if name not in named and is_spread(t)}
-    point: Point = x if isinstance(x, Tensor) else {**x, **{name: cast(Any, t).to_local() for name, t in free.items()}}
+    point: Point = x if isinstance(x, Tensor) else {**x, **{name: _part_of(t) for name, t in free.items()}}
     kept: Any = {}
     for of, part in factors:
         point = with_part(point, of, part.point)
@@ -113,7 +113,7 @@ def localised(group: GaugeGroup, x: Point, weights: Weights = None) -> Local:
             kept = part.weights
         elif part.weights is not None:
             kept.update({of: part.weights} if isinstance(of, str) else part.weights)
-    sample = next((part.sample for part in parts if part.sample is not None), next(iter(free.values()), None))
+    sample = next((part.sample for part in parts if part.sample is not None), None)
 
     def restore(y: Point) -> Point:
         for of, part in factors:
@@ -125,7 +125,12 @@ def localised(group: GaugeGroup, x: Point, weights: Weights = None) -> Local:
         pieces = [convert(part, piece) for part, piece in zip(parts, xi.split(sizes, dim=-1), strict=True)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
+    def frame(xi: Tensor) -> Tensor:
+        return xi if sample is None else _frame_beside(each(xi, lambda part, piece: part.joined(piece)), sample)
+
     def own_frame(xi: Tensor) -> Tensor:
+        if sample is None:
+            return whole(xi)
         offset = group.batch_ndim(x) - (xi.ndim - 1)
         return each(_here(xi, sample, offset, xi.ndim - 1), lambda part, piece: part.parted(piece))
 
@@ -134,7 +139,7 @@ def localised(group: GaugeGroup, x: Point, weights: Weights = None) -> Local:
         point,
         kept if isinstance(x, Tensor) else kept or None,
         restore,
-        lambda xi: _frame_beside(each(xi, lambda part, piece: part.joined(piece)), sample),
+        frame,
         own_frame,
         lambda y: map_blocks(
             lambda t, like: _here(t, like, like.ndim - t.ndim) if is_spread(like) else t, y, _blocks_like(y, x)
@@ -173,7 +178,7 @@ class _Part:
         over, batch = _mesh_dimensions(group, blocks, ndim)
         sample = next(iter(blocks.values()))
         if not over:
-            return _Part(group, map_blocks(lambda t: t.to_local(), x), whole(weights), x, sample, batch=batch)
+            return _Part(group, map_blocks(_part_of, x), whole(weights), x, sample, batch=batch)
         shards = Spread(tuple(sample.device_mesh.get_group(k) for k in over))
         copied = tuple(name for name, t in blocks.items() if not any(t.placements[k].is_shard() for k in over))
         known: dict[str, Spread | None] = {
@@ -189,7 +194,7 @@ class _Part:
         if weights is not None:
             weights = map_blocks(lambda w, t: _here(w, t, ndim), weights, _blocks_like(weights, x))
         part = _Part(group, x, weights, x, sample, shards, copied, batch)
-        point = {name: part.parted(t.to_local()) if name in copied else t.to_local() for name, t in blocks.items()}
+        point = {name: part.parted(_part_of(t)) if name in copied else _part_of(t) for name, t in blocks.items()}
         return replace(part, point=like_point(point, x))
 
     def parted(self, t: Tensor) -> Tensor:
@@ -323,32 +328,74 @@ def _here(values: Tensor, x: Any, offset: int, dims: int | None = None) -> Tenso
 
     if not isinstance(values, DTensor):
         everything = values.to(x.to_local().device)
-        values = DTensor.from_local(everything, x.device_mesh, [Replicate()] * x.device_mesh.ndim, run_check=False)
-    if values.device_mesh != x.device_mesh:
+        layout = _Layout(x.device_mesh, (Replicate(),) * x.device_mesh.ndim, values.shape)
+        values = _Together.apply(everything, layout)
+    if cast(Any, values).device_mesh != x.device_mesh:
         raise ValueError(
             f"a tensor on {values.device_mesh} is to go with one on {x.device_mesh}: gather it first, full_tensor()"
         )
-    return values.redistribute(placements=[beside(p) for p in x.placements]).to_local()
+    return _Apart.apply(values, _Layout(x.device_mesh, tuple(beside(p) for p in x.placements), values.shape))
 
 
 def _together(y: Tensor, x: Any) -> Tensor:
     """Parts of a result, of the DTensor `x` or of one of its batch entries, as a DTensor that is spread as `x` is."""
-    from torch.distributed.tensor import DTensor, Shard
+    from torch.distributed.tensor import Shard
 
     lost = x.ndim - y.ndim  # batch dimensions over which `y` is a mean
-    placements = [Shard(p.dim % x.ndim - lost) if p.is_shard() else p for p in x.placements]
+    placements = tuple(Shard(p.dim % x.ndim - lost) if p.is_shard() else p for p in x.placements)
     over = {p.dim for p in placements if p.is_shard()}
     shape = torch.Size(x.shape[dim + lost] if dim in over else size for dim, size in enumerate(y.shape))
-    return DTensor.from_local(y, x.device_mesh, placements, run_check=False, shape=shape, stride=_contiguous(shape))
+    return _Together.apply(y, _Layout(x.device_mesh, placements, shape))
 
 
 def _frame_beside(xi: Tensor, x: Any) -> Tensor:
     """The frame (*batch, dim) of the DTensor `x`: the same on all ranks that share its batch entries."""
-    from torch.distributed.tensor import DTensor, Replicate
+    from torch.distributed.tensor import Replicate
 
-    placements = [p if p.is_shard() and p.dim % x.ndim < xi.ndim - 1 else Replicate() for p in x.placements]
-    shape = torch.Size((*x.shape[: xi.ndim - 1], xi.shape[-1]))
-    return DTensor.from_local(xi, x.device_mesh, placements, run_check=False, shape=shape, stride=_contiguous(shape))
+    placements = tuple(p if p.is_shard() and p.dim % x.ndim < xi.ndim - 1 else Replicate() for p in x.placements)
+    return _Together.apply(xi, _Layout(x.device_mesh, placements, torch.Size((*x.shape[: xi.ndim - 1], xi.shape[-1]))))
+
+
+def _part_of(x: Any) -> Tensor:
+    """The part of a DTensor that is here; shares its memory."""
+    return _Apart.apply(x, _Layout(x.device_mesh, x.placements, x.shape)) if x.requires_grad else x.to_local()
+
+
+class _Layout(NamedTuple):
+    """How a DTensor is spread, or is to be."""
+
+    mesh: Any
+    placements: tuple[Any, ...]
+    shape: torch.Size
+
+
+class _Together(torch.autograd.Function):
+    """From parts to a DTensor. Torch's own changes how derivatives are spread without a derivative of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, layout: _Layout) -> Tensor:
+        from torch.distributed.tensor import DTensor
+
+        ctx.layout = layout
+        mesh, placements, shape = layout
+        return DTensor.from_local(y, mesh, placements, run_check=False, shape=shape, stride=_contiguous(shape))
+
+    @staticmethod
+    def backward(ctx: Any, *derivatives: Tensor) -> tuple[Tensor, None]:
+        return _Apart.apply(derivatives[0], ctx.layout), None
+
+
+class _Apart(torch.autograd.Function):
+    """From a DTensor to its parts, the adjoint of `_Together`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, layout: _Layout) -> Tensor:
+        ctx.layout = layout
+        return x.redistribute(layout.mesh, layout.placements).to_local()
+
+    @staticmethod
+    def backward(ctx: Any, *derivatives: Tensor) -> tuple[Tensor, None]:
+        return _Together.apply(derivatives[0], ctx.layout), None
 
 
 def _contiguous(shape: torch.Size) -> tuple[int, ...]:

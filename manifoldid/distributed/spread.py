@@ -1,7 +1,7 @@
 """Sums over the ranks of torch.distributed, and what fails when a rank does not take part."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -32,6 +32,8 @@ class Spread:
     process_groups: tuple[Any, ...]
     items: tuple[int, ...] | None = None
     """Items of every rank, or of all of them together, once they are known to stay; else they are counted every time."""
+    lacking: bool = False
+    """Whether a rank has no items, once they are known to stay."""
     blocks: "Mapping[str, Spread | None]" = field(default_factory=dict, hash=False)
     """What is known of single blocks; None where all ranks have all items."""
 
@@ -81,9 +83,15 @@ class Spread:
         """How many ranks there are."""
         return math.prod(dist.get_world_size(process_group) for process_group in self.process_groups)
 
-    def keeping(self, sizes: dict[str, int], device: torch.device) -> "Spread":
-        """The same, for points that keep their items on this rank, so many in these blocks ('' of a tensor): counted once."""
-        known = {name: replace(self, items=items) for name, items in self._counted(sizes, device).items()}
+    def keeping(self, sizes: dict[str, int], single: Collection[str], device: torch.device) -> "Spread":
+        """The same, for points that keep their items on this rank, so many in these blocks ('' of a tensor): counted once.
+
+        Blocks of which an item is more than one number, all but the `single` ones, are counted by numbers where it matters.
+        """
+        known = {
+            name: replace(self, items=counts if name in single else None, lacking=0 in counts)
+            for name, counts in self._counted(sizes, device).items()
+        }
         return known[""] if "" in known else replace(self, blocks={**self.blocks, **known})
 
     def _counted(self, sizes: dict[str, int], device: torch.device) -> dict[str, tuple[int, ...]]:
@@ -149,15 +157,17 @@ def kept(group: GaugeGroup, x: Point) -> GaugeGroup:
     shards, ndim = group.shards, group.batch_ndim(x)
     if not isinstance(shards, Spread):
         return group
-    spread = {name: shards.on(name) for name, t in blocks_of(x).items() if t.ndim == ndim + 1}
-    sizes = {name: blocks_of(x)[name].shape[-1] for name, of in spread.items() if of is not None and of.items is None}
-    return group.on_shards(shards.keeping(sizes, first(x).device)) if sizes else group
+    blocks = {name: t for name, t in blocks_of(x).items() if t.ndim > ndim}
+    spread = {name: of for name in blocks if (of := shards.on(name)) is not None and of.items is None}
+    sizes = {name: blocks[name].shape[ndim] for name in spread}
+    single = [name for name in spread if blocks[name].ndim == ndim + 1]
+    return group.on_shards(shards.keeping(sizes, single, first(x).device)) if sizes else group
 
 
 def has_empty_shard(group: GaugeGroup, block: str) -> bool:
     """Whether a rank has no items of a block ('' of a tensor), where all of them have been counted (`kept`)."""
     shards = group.shards.on(block) if isinstance(group.shards, Spread) else None
-    return shards is not None and shards.items is not None and 0 in shards.items
+    return shards is not None and shards.lacking
 
 
 def require_same(group: GaugeGroup, x: Point, name: str) -> None:

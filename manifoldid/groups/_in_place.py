@@ -74,6 +74,8 @@ def _is_one_row(x: Tensor, shards: Shards | None) -> bool:
 
 def _is_near(means: Tensor | None, sizes: Tensor | None, usable: Tensor | None) -> bool:
     """Whether what was taken out is finite, and no mean was so large that its rounding is left. What has no size is not asked again."""
+    if sizes is not None and sizes.numel() and float(sizes.amin()) < torch.finfo(sizes.dtype).tiny ** 0.5:
+        return False  # their squares have lost digits, or all of them
     if means is None or sizes is None or usable is None or not means.numel():
         return all(t is None or math.isfinite(t.sum()) for t in (means, sizes))
     low, high = (float(t) for t in means.aminmax())

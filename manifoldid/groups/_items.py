@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from manifoldid.groups.base import GaugeGroup, code_of
 from manifoldid.points import Point, Shards, Weights, concrete, first, is_dict, is_wrapped, item_weights
@@ -200,7 +201,9 @@ class Measure:
 
 def _is_plain(x: Tensor) -> bool:
     """Whether `x` is double precision on a CPU, without derivatives and outside of transforms."""
-    return x.device.type == "cpu" and x.dtype == torch.float64 and not x.requires_grad and not is_wrapped(x)
+    if x.device.type != "cpu" or x.dtype != torch.float64 or x.requires_grad or is_wrapped(x):
+        return False
+    return forward_ad.unpack_dual(x).tangent is None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -142,7 +142,7 @@ class Shift(GaugeGroup):
     def _matrix(self, x: Point) -> Tensor:
         """The directions as rows (k, N) beside `flatten(x)`."""
         ndim = self.batch_ndim(x)
-        one = {name: t[(0,) * ndim] for name, t in blocks_of(x).items()}
+        one = {name: t.new_empty(t.shape[ndim:]) for name, t in blocks_of(x).items()}
         if isinstance(x, Tensor):
             return (
                 self.directions.to(dtype=x.dtype, device=x.device).flatten(1)

@@ -15,7 +15,7 @@ from manifoldid.groups.base import GaugeGroup, check_quotient, checked
 from manifoldid.invariance import default_tolerance, largest_change, not_invariant
 from manifoldid.optim.attachment import Attachment, Member
 from manifoldid.optim.state import move_state
-from manifoldid.points import Point, Weights, blocks_of, compute_point, detached, is_dict, map_blocks
+from manifoldid.points import Point, Weights, blocks_of, compute_point, detached, first, is_dict, map_blocks
 from manifoldid.sections import Section
 
 Parameters = (
@@ -126,8 +126,8 @@ def attach(
     here = [localised(group, _values(point, group, name), weights) for name, point in points]
     targets = [_representative(part, name) for part, (name, _) in zip(here, points, strict=True)]
     if loss is not None:
-        for part, (name, _) in zip(here, points, strict=True):
-            _verify(loss, part, name)
+        for part, (name, point) in zip(here, points, strict=True):
+            _verify(loss, part, name, is_spread(point))
     attachment = Attachment.of(optimizer)
     members = [member for name, point in points for member in Member.of(point, group, weights, name)]
     attachment.check_new(members)
@@ -231,15 +231,25 @@ def _write(point: Point, value: Point) -> None:
         t.copy_(new[name])
 
 
-def _verify(loss: Callable[[], Any], part: Local, name: str) -> None:
-    """Moves a point of parameters along the group, evaluates the loss, and puts everything back."""
+def _verify(loss: Callable[[], Any], part: Local, name: str, dtensors: bool) -> None:
+    """Moves a point of parameters along the group, evaluates the loss, and puts everything back.
+
+    The loss of DTensors is one number, that of plain tensors whose items are spread the sum over ranks.
+
+    Raises:
+        NotInvariantError: The loss changes.
+    """
     start = map_blocks(torch.clone, part.point)
+    spread = next((factor.shards for factor, _ in part.group.factors() if factor.shards is not None), None)
 
     def evaluate(moved: Point) -> Any:
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)  # the same dropout masks at every point
             _write(part.point, moved)
-            return whole(loss())
+            value = loss()
+            if dtensors or spread is None:
+                return whole(value)
+            return spread.sum(torch.as_tensor(value, device=first(start).device).detach())
 
     try:
         change = largest_change(evaluate, start, part.group, derivatives=False)

@@ -100,7 +100,8 @@ class Attachment:
         self.buckets = [bucket for bucket in self.buckets if bucket.members]
 
     def _bucket_of(self, member: Member) -> Bucket:
-        for bucket in self.buckets:
+        # Whether weights, labels and shapes are equal on all ranks is not known here: points that are spread step one by one.
+        for bucket in self.buckets if member.group.shards is None else ():
             if bucket.members[0].key() == member.key() and bucket.section == member.section and member.stacks():
                 return bucket
         self.buckets.append(Bucket(member.section, []))

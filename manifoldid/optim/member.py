@@ -197,8 +197,8 @@ class Bucket:
             point = {name: t.contiguous() for name, t in one.items()}  # itself, or a copy: ranks must go one way
             form = settle(self.moving[0].as_point(point))
             for name, t in one.items():
-                if point[name] is not t and form is not None:
-                    t.copy_(point[name])
+                if point[name] is not t:
+                    t.copy_(point[name])  # also where there is no form: all blocks may have moved along their orbit
             return form
         point = {name: self._gathered(block, "now" + name) for name, block in tensors.items()}
         form = settle(self.moving[0].as_point(point))

@@ -8,7 +8,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 FULLY_SHARDS_ON_CPU = hasattr(torch.cpu.Stream, "record_event")  # not torch 2.6
-DIFFERENTIATES_TWICE = FULLY_SHARDS_ON_CPU  # the parts of DTensors; torch 2.6 forgets where they come from
 
 
 @functools.cache

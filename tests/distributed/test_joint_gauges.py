@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
-from over_ranks import DIFFERENTIATES_TWICE, FULLY_SHARDS_ON_CPU, adam, close, counted_bytes, mesh, momentum
+from over_ranks import FULLY_SHARDS_ON_CPU, adam, close, counted_bytes, mesh, momentum
 from spawned import run
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -150,6 +150,19 @@ def second_derivatives_of_dtensors_are_those_of_the_whole(rank):
             scale = max(float(t.abs().max()) for t in expected.values())
             actual = squares_of_derivatives_of(gauge, v, part(one))
             close_parts({n: t / scale for n, t in actual.items()}, {n: t / scale for n, t in expected.items()}, part)
+
+
+def second_derivatives_by_blocks_shorter_than_the_mesh_are_right(rank):
+    group = JOINT["rasch"]
+    for sizes in ((4, 1), (1, 3), (1, 1)):
+        one = {
+            n: torch.linspace(0, 2, size).double() + k
+            for k, (n, size) in enumerate(zip(("theta", "beta"), sizes, strict=True))
+        }
+        expected = squares_of_derivatives_of(group, None, one)
+        actual = squares_of_derivatives_of(group, None, dtensors(one, theta=Shard(0), beta=Shard(0)))
+        for n, t in actual.items():
+            close(t, expected[n], 1e-8)
 
 
 def joint_path(gauge, v, point, make, replicated):
@@ -394,6 +407,63 @@ def blocks_without_a_gradient_stay_on_ranks_without_items_too(rank):
     close(sums, torch.tensor(0.0), 1e-5)
 
 
+def points_that_look_alike_on_one_rank_step_on_both(rank):
+    """Their weights differ on the other."""
+    heavy = [torch.ones(4), torch.ones(4) if rank == 0 else torch.tensor([1.0, 1.0, 2.0, 3.0])]
+    points = [torch.nn.Parameter(torch.arange(4.0) + rank + 3 * k) for k in range(2)]
+    optimizer = torch.optim.SGD(points, lr=0.1)
+    for p, weights in zip(points, heavy, strict=True):
+        mid.attach(optimizer, sharded(mid.Translation()), p, weights=weights)
+    for p in points:
+        p.grad = torch.linspace(-1, 1, 4)
+    optimizer.step()
+    for p, weights in zip(points, heavy, strict=True):
+        total = (weights * p.detach()).sum()
+        dist.all_reduce(total)
+        close(total, torch.tensor(0.0), 1e-5)
+    alpha = torch.nn.Parameter(torch.ones(4 * (1 - rank), 2), requires_grad=rank == 0)
+    p = {"theta": torch.nn.Parameter(torch.arange(3.0) + rank), "alpha": alpha}
+    gradients = {"theta": torch.tensor([1.0, 0.0, -1.0]), **({"alpha": torch.zeros(4, 2)} if rank == 0 else {})}
+    p["alpha"].requires_grad_()  # of no items, whose gradient nobody takes
+    stepped(sharded(mid.LocationScale(("theta",), slopes=("alpha",))), p, gradients)
+
+
+def losses_are_verified_for_all_ranks_together(rank):
+    for name in ("two directions", "response model"):
+        group, x = JOINT[name], one_point(JOINT[name])
+        for replicated in ((), ("beta",)):
+            gauge, part = plain_parts(group, rank, replicated)
+            for each, point in (
+                (group, dtensors(x, **{n: Shard(0) for n in x if n not in replicated})),
+                (gauge, part(x)),
+            ):
+                p = {n: torch.nn.Parameter(t.clone()) for n, t in point.items()}
+                plain = each is gauge
+                section = mid.Section(each)
+
+                def loss(section=section, p=p, plain=plain, replicated=replicated):
+                    return sum(
+                        (0.5 if plain and n in replicated else 1.0) * (t - 1).square().sum()
+                        for n, t in section(p).items()
+                    )
+
+                assert mid.attach(adam(p.values()), each, p, loss=loss).attached
+                q = {n: torch.nn.Parameter(t.clone()) for n, t in point.items()}
+                with pytest.raises(mid.NotInvariantError):
+                    mid.attach(adam(q.values()), each, q, loss=lambda q=q: q["theta"].square().sum())
+    q = torch.nn.Parameter(torch.arange(3.0))
+    sign = 1 - 2 * rank  # invariant together, but on no rank alone
+    assert mid.attach(adam([q]), sharded(mid.Translation()), q, loss=lambda: sign * q.sum()).attached
+
+
+def frames_of_plain_factors_stay_plain(rank):
+    x = torch.arange(28.0).view(4, 7).double()
+    spread = {"theta": x, "e": distribute_tensor(torch.ones(4, 3).double(), mesh(), [Shard(0)])}
+    section = mid.Section(mid.Product(theta=mid.Translation()))
+    close(section.frame(spread), mid.Section(mid.Translation()).frame(x))
+    close(section.carry(section.frame(spread), spread)["theta"], section(spread)["theta"])
+
+
 def blocks_that_are_not_contiguous_on_one_rank_step_as_others_do(rank):
     for group in (mid.Shift({"theta": 1, "beta": 1}), mid.LocationScale(("theta", "beta"))):
         whole = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -470,7 +540,8 @@ def points_that_degenerate_in_a_step_lose_nothing(rank):
 CHECKS = [
     blocks_of_joint_gauges_are_spread_or_replicated,
     derivatives_through_joint_gauges_are_those_of_the_whole,
-    *([second_derivatives_of_dtensors_are_those_of_the_whole] if DIFFERENTIATES_TWICE else []),
+    second_derivatives_of_dtensors_are_those_of_the_whole,
+    second_derivatives_by_blocks_shorter_than_the_mesh_are_right,
     attached_joint_gauges_run_as_the_whole_point_does,
     directions_of_a_tensor_are_spread_as_its_items_are,
     blocks_that_do_not_go_together_are_refused,
@@ -481,6 +552,9 @@ CHECKS = [
     coordinates_of_products_keep_their_order,
     means_of_products_come_to_one_end_on_all_ranks,
     blocks_without_a_gradient_stay_on_ranks_without_items_too,
+    points_that_look_alike_on_one_rank_step_on_both,
+    losses_are_verified_for_all_ranks_together,
+    frames_of_plain_factors_stay_plain,
     blocks_that_are_not_contiguous_on_one_rank_step_as_others_do,
     what_does_not_fit_is_an_error_on_both_ranks,
     placements_of_fsdp_with_tensor_parallel_are_refused,

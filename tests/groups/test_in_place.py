@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import randn
+from torch.autograd import forward_ad
 
 import manifoldid as mid
 from manifoldid.groups import _in_place
@@ -59,8 +60,9 @@ def test_the_size_of_long_rows_in_float32_is_right_to_rounding(group, shape, mon
 @pytest.mark.parametrize("items", [8, 100])
 def test_points_without_a_representative_are_named_and_stay_finite(items):
     zero, constant = torch.zeros(2, items), torch.full((2, items), 0.3)
-    assert not mid.Scaling().settler()(zero).regular.any()
-    assert not mid.Affine().settler()(constant).regular.any()
+    for group, rows in ((mid.Scaling(), zero), (mid.Affine(), constant)):
+        form = group.settler()(rows)
+        assert not (group.canonical(rows) if form is None else form).regular.any()
     assert torch.isfinite(zero).all()
     assert torch.isfinite(constant).all()
 
@@ -70,6 +72,16 @@ def test_what_is_not_finite_does_not_go_unseen(group):
     x = torch.ones(100).index_fill_(0, torch.tensor([3]), float("nan"))
     assert group.settler()(x) is None
     assert group.settler()(torch.stack([x, torch.arange(100.0)])) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("group", GROUPS[1:], ids=str)
+def test_rows_whose_squares_lose_digits_are_left_to_the_closed_form(group, dtype):
+    rows = torch.randn(2, 100, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    rows[0] *= torch.finfo(dtype).tiny ** 0.55
+    wanted = group.canonical(rows).point
+    assert group.settler()(rows) is None
+    torch.testing.assert_close(group.canonical(rows).point, wanted)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 1e30])
@@ -244,3 +256,14 @@ def test_blocks_of_different_dtypes_are_shifted_together():
     for name, t in form.point.items():
         assert t.dtype == (torch.float32 if name == "user" else torch.float64)
         torch.testing.assert_close(t.double(), wanted.point[name], rtol=0, atol=4 * torch.finfo(torch.float32).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_blocks_in_order_have_forward_derivatives(dtype):
+    section = mid.Section(mid.Affine(torch.tensor([0, 0, 1, 1, 1, 2, 2])))
+    x, v = randn(7).to(dtype), randn(7, seed=1).to(dtype)
+    with forward_ad.dual_level():
+        value, derivative = forward_ad.unpack_dual(section(forward_ad.make_dual(x, v)))
+    _, wanted = torch.func.jvp(section, (x,), (v,))
+    torch.testing.assert_close(value, section(x))
+    torch.testing.assert_close(derivative, wanted)
