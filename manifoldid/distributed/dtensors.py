@@ -330,10 +330,9 @@ def _here(values: Tensor, x: Any, offset: int, dims: int | None = None) -> Tenso
         everything = values.to(x.to_local().device)
         layout = _Layout(x.device_mesh, (Replicate(),) * x.device_mesh.ndim, values.shape)
         values = _Together.apply(everything, layout)
-    if cast(Any, values).device_mesh != x.device_mesh:
-        raise ValueError(
-            f"a tensor on {values.device_mesh} is to go with one on {x.device_mesh}: gather it first, full_tensor()"
-        )
+    mesh = cast(Any, values).device_mesh
+    if mesh != x.device_mesh:
+        raise ValueError(f"a tensor on {mesh} is to go with one on {x.device_mesh}: gather it first, full_tensor()")
     return _Apart.apply(values, _Layout(x.device_mesh, tuple(beside(p) for p in x.placements), values.shape))
 
 
