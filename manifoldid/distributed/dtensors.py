@@ -97,7 +97,8 @@ def localised(group: GaugeGroup, x: Point, weights: Weights = None) -> Local:
         if len(x) > 1:
             raise ValueError(f"`weights` of a dict point must be a dict over its blocks {sorted(x)}, got a tensor")
         weights = {next(iter(x)): weights}
-    factors = [(of, _Part.of(factor, part_of(x, of), part_of_weights(weights, of))) for factor, of in group.factors()]
+    given = group.factors() or [(group, ())]  # the trivial group has none
+    factors = [(of, _Part.of(factor, part_of(x, of), part_of_weights(weights, of))) for factor, of in given]
     parts = [part for _, part in factors]
     batches = {part.batch for part in parts}
     if len(batches) > 1:
@@ -135,7 +136,7 @@ def localised(group: GaugeGroup, x: Point, weights: Weights = None) -> Local:
         return each(_here(xi, sample, offset, xi.ndim - 1), lambda part, piece: part.parted(piece))
 
     return Local(
-        parts[0].group if group.factors()[0][0] is group else _product(factors),
+        parts[0].group if given[0][0] is group else _product(factors),
         point,
         kept if isinstance(x, Tensor) else kept or None,
         restore,

@@ -464,6 +464,16 @@ def frames_of_plain_factors_stay_plain(rank):
     close(section.carry(section.frame(spread), spread)["theta"], section(spread)["theta"])
 
 
+def the_trivial_group_leaves_everything_where_it_is(rank):
+    x = one_point(JOINT["rasch"])
+    spread = dtensors(x, theta=Shard(0))
+    for point in (spread, spread["theta"]):
+        y, frame = mid.Section(mid.Product())(point), mid.Section(mid.Product()).frame(point)
+        assert frame.shape[-1] == 0
+        for n, t in y.items() if isinstance(y, dict) else [("theta", y)]:
+            close(t, x[n])
+
+
 def blocks_that_are_not_contiguous_on_one_rank_step_as_others_do(rank):
     for group in (mid.Shift({"theta": 1, "beta": 1}), mid.LocationScale(("theta", "beta"))):
         whole = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -555,6 +565,7 @@ CHECKS = [
     points_that_look_alike_on_one_rank_step_on_both,
     losses_are_verified_for_all_ranks_together,
     frames_of_plain_factors_stay_plain,
+    the_trivial_group_leaves_everything_where_it_is,
     blocks_that_are_not_contiguous_on_one_rank_step_as_others_do,
     what_does_not_fit_is_an_error_on_both_ranks,
     placements_of_fsdp_with_tensor_parallel_are_refused,
