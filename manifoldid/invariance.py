@@ -144,7 +144,12 @@ def largest_change(
         with torch.no_grad():
             change = _relative(base, _outputs(fn(moved(group, xi, point))), scale)
         if change > worst.relative:
-            worst = Change(change, name or _steepest(fn, point, group, xi, names))
+            culprit = name or _steepest(fn, point, group, xi, names)
+            if culprit == _COMBINATION and worst.relative > change / 100:
+                culprit = (
+                    worst.generator
+                )  # a name says more than that a combination of all of them moves a little further
+            worst = Change(change, culprit)
     if derivatives:
         worst = max([worst, *_derivative_changes(fn, point, group, names, scale, generator)], key=lambda c: c.relative)
     return worst
