@@ -2,7 +2,7 @@
 
 A loss of DTensors is one number, and its derivative by what all ranks have is the same on all of them. What the ranks make of it for
 their own items adds up. Numbers that all ranks have therefore change from one kind to the other where they enter sums over ranks, and where they
-leave them: `_Parted` and `_Joined`, whose derivatives are right to any order.
+leave them: `_parted` and `_Joined`, whose derivatives are right to any order.
 """
 
 import sys
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from manifoldid.distributed.spread import Spread
+from manifoldid.distributed.spread import Linear, Spread
 from manifoldid.errors import listed
 from manifoldid.groups import GaugeGroup, Product
 from manifoldid.points import (
@@ -200,7 +200,7 @@ class _Part:
 
     def parted(self, t: Tensor) -> Tensor:
         """What all ranks have, for what every rank makes of it: derivatives by it are parts."""
-        return t if self.shards is None or not t.requires_grad else _Parted.apply(t, self.shards)
+        return t if self.shards is None or not t.requires_grad else _parted(t, self.shards)
 
     def joined(self, t: Tensor) -> Tensor:
         """What all ranks have made, each of its own parts, as one number of which all ranks know the whole derivative."""
@@ -214,43 +214,26 @@ class _Part:
         return map_blocks(_together, like_point(parts, y), _blocks_like(y, self.whole))
 
 
-class _Parted(torch.autograd.Function):
+def _parted(t: Tensor, shards: Spread) -> Tensor:
     """The identity, from numbers whose derivatives all ranks know to numbers of whose derivatives every rank has a part."""
-
-    @staticmethod
-    def forward(ctx: Any, t: Tensor, shards: Spread) -> Tensor:
-        ctx.shards = shards
-        return t.view_as(t)
-
-    @staticmethod
-    def backward(ctx: Any, *derivatives: Tensor) -> tuple[Tensor, None]:
-        return _Summed.apply(derivatives[0], ctx.shards), None
-
-
-class _Summed(torch.autograd.Function):
-    """The sum over ranks, the adjoint of `_Parted`."""
-
-    @staticmethod
-    def forward(ctx: Any, t: Tensor, shards: Spread) -> Tensor:
-        ctx.shards = shards
-        return shards.sum(t)
-
-    @staticmethod
-    def backward(ctx: Any, *derivatives: Tensor) -> tuple[Tensor, None]:
-        return _Parted.apply(derivatives[0], ctx.shards), None
+    return Linear.apply(t, _view, shards.sum)
 
 
 class _Joined(torch.autograd.Function):
-    """The identity, on numbers that are the same on all ranks: the inverse of `_Parted`."""
+    """The identity, on numbers that are the same on all ranks: the inverse of `_parted`."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, shards: Spread) -> Tensor:
         ctx.shards = shards
-        return t.view_as(t)
+        return _view(t)
 
     @staticmethod
     def backward(ctx: Any, *derivatives: Tensor) -> tuple[Tensor, None]:
-        return _Parted.apply(derivatives[0], ctx.shards) / ctx.shards.ranks, None
+        return _parted(derivatives[0], ctx.shards) / ctx.shards.ranks, None
+
+
+def _view(t: Tensor) -> Tensor:
+    return t.view_as(t)
 
 
 def _same(x: Any) -> Any:
@@ -330,11 +313,11 @@ def _here(values: Tensor, x: Any, offset: int, dims: int | None = None) -> Tenso
     if not isinstance(values, DTensor):
         everything = values.to(x.to_local().device)
         layout = _Layout(x.device_mesh, (Replicate(),) * x.device_mesh.ndim, values.shape)
-        values = _Together.apply(everything, layout)
+        values = layout.joining(everything)
     mesh = cast(Any, values).device_mesh
     if mesh != x.device_mesh:
         raise ValueError(f"a tensor on {mesh} is to go with one on {x.device_mesh}: gather it first, full_tensor()")
-    return _Apart.apply(values, _Layout(x.device_mesh, tuple(beside(p) for p in x.placements), values.shape))
+    return _Layout(x.device_mesh, tuple(beside(p) for p in x.placements), values.shape).parting(values)
 
 
 def _together(y: Tensor, x: Any) -> Tensor:
@@ -345,7 +328,7 @@ def _together(y: Tensor, x: Any) -> Tensor:
     placements = tuple(Shard(p.dim % x.ndim - lost) if p.is_shard() else p for p in x.placements)
     over = {p.dim for p in placements if p.is_shard()}
     shape = torch.Size(x.shape[dim + lost] if dim in over else size for dim, size in enumerate(y.shape))
-    return _Together.apply(y, _Layout(x.device_mesh, placements, shape))
+    return _Layout(x.device_mesh, placements, shape).joining(y)
 
 
 def _frame_beside(xi: Tensor, x: Any) -> Tensor:
@@ -353,49 +336,40 @@ def _frame_beside(xi: Tensor, x: Any) -> Tensor:
     from torch.distributed.tensor import Replicate
 
     placements = tuple(p if p.is_shard() and p.dim % x.ndim < xi.ndim - 1 else Replicate() for p in x.placements)
-    return _Together.apply(xi, _Layout(x.device_mesh, placements, torch.Size((*x.shape[: xi.ndim - 1], xi.shape[-1]))))
+    return _Layout(x.device_mesh, placements, torch.Size((*x.shape[: xi.ndim - 1], xi.shape[-1]))).joining(xi)
 
 
 def _part_of(x: Any) -> Tensor:
     """The part of a DTensor that is here; shares its memory."""
-    return _Apart.apply(x, _Layout(x.device_mesh, x.placements, x.shape)) if x.requires_grad else x.to_local()
+    return _Layout(x.device_mesh, x.placements, x.shape).parting(x) if x.requires_grad else x.to_local()
 
 
 class _Layout(NamedTuple):
-    """How a DTensor is spread, or is to be."""
+    """How a DTensor is spread, or is to be.
+
+    Torch's own ways to a DTensor and back change how derivatives are spread without a derivative of their own.
+    """
 
     mesh: Any
     placements: tuple[Any, ...]
     shape: torch.Size
 
+    def joining(self, y: Tensor) -> Tensor:
+        """The DTensor that is made of the parts `y`, differentiable."""
+        return Linear.apply(y, self._join, self._part)
 
-class _Together(torch.autograd.Function):
-    """From parts to a DTensor. Torch's own changes how derivatives are spread without a derivative of its own."""
+    def parting(self, x: Tensor) -> Tensor:
+        """The part of the DTensor `x` that is here, differentiable; the adjoint of `joining`."""
+        return Linear.apply(x, self._part, self._join)
 
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, layout: _Layout) -> Tensor:
+    def _join(self, y: Tensor) -> Tensor:
         from torch.distributed.tensor import DTensor
 
-        ctx.layout = layout
-        mesh, placements, shape = layout
-        return DTensor.from_local(y, mesh, placements, run_check=False, shape=shape, stride=_contiguous(shape))
+        stride = _contiguous(self.shape)
+        return DTensor.from_local(y, self.mesh, self.placements, run_check=False, shape=self.shape, stride=stride)
 
-    @staticmethod
-    def backward(ctx: Any, *derivatives: Tensor) -> tuple[Tensor, None]:
-        return _Apart.apply(derivatives[0], ctx.layout), None
-
-
-class _Apart(torch.autograd.Function):
-    """From a DTensor to its parts, the adjoint of `_Together`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, layout: _Layout) -> Tensor:
-        ctx.layout = layout
-        return x.redistribute(layout.mesh, layout.placements).to_local()
-
-    @staticmethod
-    def backward(ctx: Any, *derivatives: Tensor) -> tuple[Tensor, None]:
-        return _Together.apply(derivatives[0], ctx.layout), None
+    def _part(self, x: Any) -> Tensor:
+        return x.redistribute(self.mesh, self.placements).to_local()
 
 
 def _contiguous(shape: torch.Size) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Sums over the ranks of torch.distributed, and what fails when a rank does not take part."""
 
+import functools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from manifoldid.groups import GaugeGroup
 from manifoldid.points import Point, blocks_of, first
 
 Value = TypeVar("Value")
+Map = Callable[[Tensor], Tensor]
 
 _ABSENT = (
     "another rank failed, or did not make this call within the timeout of the process group: a point whose items are spread over "
@@ -40,7 +42,9 @@ class Spread:
     def sum(self, sums: Tensor) -> Tensor:
         """See `Shards.sum`."""
         for process_group in self.process_groups:
-            sums = _Sum.apply(sums, process_group)
+            # A loss is the sum of the losses of all ranks, so its derivative is a sum over ranks, too.
+            add = functools.partial(_reduced, process_group=process_group, operation=dist.ReduceOp.SUM)
+            sums = Linear.apply(sums, add, add)
         return sums
 
     def largest(self, values: Tensor) -> Tensor:
@@ -100,17 +104,18 @@ class Spread:
         return {name: tuple(column) for name, column in zip(sizes, counts, strict=True)}
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over ranks. A loss is the sum of the losses of all ranks, so its derivative is a sum over ranks, too."""
+class Linear(torch.autograd.Function):
+    """A linear map of one tensor, given with its adjoint: `Linear.apply(t, map, adjoint)`. Derivatives of any order."""
 
     @staticmethod
-    def forward(ctx: Any, sums: Tensor, process_group: Any) -> Tensor:
-        ctx.process_group = process_group
-        return _reduced(sums, process_group, dist.ReduceOp.SUM)
+    def forward(ctx: Any, t: Tensor, there: Map, back: Map) -> Tensor:
+        ctx.maps = there, back
+        return there(t)
 
     @staticmethod
-    def backward(ctx: Any, *derivatives: Tensor) -> tuple[Tensor, None]:
-        return _Sum.apply(derivatives[0], ctx.process_group), None
+    def backward(ctx: Any, *derivatives: Tensor) -> tuple[Tensor, None, None]:
+        there, back = ctx.maps
+        return Linear.apply(derivatives[0], back, there), None, None
 
 
 def _reduced(values: Tensor, process_group: Any, operation: Any) -> Tensor:

@@ -6,6 +6,7 @@ import time
 import traceback
 import warnings
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -52,3 +53,18 @@ def _work(rank, checks, folder):
     with open(f"{folder}/{rank}.json", "w") as file:
         json.dump(results, file)
     dist.destroy_process_group()
+
+
+def on_two_ranks(checks):
+    """The fixture `outcome`, which runs the checks once, and the test that reads it, for a module to hold under these names."""
+
+    @pytest.fixture(scope="module")
+    def outcome(tmp_path_factory):
+        return run(checks, tmp_path_factory.mktemp("ranks"))
+
+    @pytest.mark.parametrize("check", [check.__name__ for check in checks])
+    def test_on_two_ranks(check, outcome):
+        for rank, failure in enumerate(outcome[check]):
+            assert failure is None, f"rank {rank}:\n{failure}"
+
+    return outcome, test_on_two_ranks

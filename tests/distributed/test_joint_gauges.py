@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from over_ranks import FULLY_SHARDS_ON_CPU, adam, close, counted_bytes, mesh, momentum
-from spawned import run
+from spawned import on_two_ranks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -573,12 +573,4 @@ CHECKS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def outcome(tmp_path_factory):
-    return run(CHECKS, tmp_path_factory.mktemp("ranks"))
-
-
-@pytest.mark.parametrize("check", [check.__name__ for check in CHECKS])
-def test_on_two_ranks(check, outcome):
-    for rank, failure in enumerate(outcome[check]):
-        assert failure is None, f"rank {rank}:\n{failure}"
+outcome, test_on_two_ranks = on_two_ranks(CHECKS)
