@@ -158,7 +158,8 @@ class GaugeGroup(ABC):
 
         Returns:
             A function of a point (*batch, n), or a dict of blocks, contiguous, which it overwrites; its value is the canonical form,
-            with that point itself, or None, with the point as it was, where there is no short cut. None if there never is.
+            with that point itself, or None, with every point still on its orbit, where there is no short cut. None if there
+            never is.
         """
         del weights
         return None

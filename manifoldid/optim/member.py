@@ -186,7 +186,7 @@ class Bucket:
         return self.geometry.follow_each(self.old, {name: self._tensors(name) for name in names}, check)
 
     def settle(self) -> Canonical | None:
-        """Puts flat points back on their section by the group's short cut; None, with nothing changed, where there is none."""
+        """Puts flat points back on their section by the group's short cut; None, with the points still on their orbits, where there is none."""
         if (settle := self.settler) is None:
             return None
         tensors = {name: self._tensors(name) for name in self.moving[0].parameters}
