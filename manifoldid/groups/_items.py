@@ -11,10 +11,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from manifoldid.groups.base import GaugeGroup, code_of
-from manifoldid.points import Point, Shards, Weights, concrete, first, is_dict, is_wrapped, item_weights
+from manifoldid.points import Point, Shards, Weights, concrete, first, is_dict, item_weights
 
 
 class Partition:
@@ -101,22 +100,19 @@ class Measure:
         if weights is not None and shares is None:
             self.weights = item_weights(weights, x.shape[-1:], x, shards)
         if shares is None:
-            self._summed = self.weights
+            self.summed = self.weights  # what items count in sums
             self.items = (
                 items if shards is None else shards.count(items, x)
             )  # weights have mean 1: this is their sum, too
         else:
-            self._summed = shares if weights is None else weights * shares
+            self.summed = shares if weights is None else weights * shares
             self.items = self._across(shares.sum())
         self.count = 1
-        self.index = None
+        self.index = self.lengths = self.total = None
         if partition is None:
-            self.total = None
             return
         self.index = partition.index.to(x.device)
-        self.count, self._lengths = partition.count, partition.lengths
-        if self._lengths is not None:
-            self._lengths = self._lengths.to(x.device)
+        self.count, self.lengths = partition.count, partition.lengths
         if self.index.shape[0] != items:
             raise ValueError(f"`blocks` must have one label per item, {items}, got {self.index.shape[0]}")
         ones = x.new_ones(items) if self.weights is None else self.weights
@@ -130,22 +126,31 @@ class Measure:
         """Sum of `x` (*batch, n) per block; shape (*batch, 1 or number of blocks)."""
         if self.index is None:
             return self._across(x.sum(-1, keepdim=True))
-        wide = x.double() if x.dtype == torch.float32 and x.device.type != "mps" else x
-        if self._lengths is not None and x.shape[:-1].numel() == 1 and _is_plain(wide):
-            # Items of a block that follow each other: less than half the time of sums at an index, each of which waits for the last.
-            sums = torch.segment_reduce(wide.flatten(), "sum", lengths=self._lengths, unsafe=True, initial=0)
-            return self._across(sums.view(*x.shape[:-1], self.count)).to(x.dtype)
+        wide = x.to(self.sum_dtype(x))
         return self._across(wide.new_zeros(*x.shape[:-1], self.count).index_add(-1, self.index, wide)).to(x.dtype)
+
+    def sum_dtype(self, x: Tensor) -> torch.dtype:
+        """The dtype of sums over items of `x`."""
+        wide = self.index is not None and x.dtype == torch.float32 and x.device.type != "mps"
+        return torch.float64 if wide else x.dtype
 
     def mean(self, x: Tensor) -> Tensor:
         """Weighted mean of `x` (*batch, n) per block; shape (*batch, 1 or number of blocks)."""
         if self.total is None:
             return self.mean_over_all(x)
-        return self.sum(x if self._summed is None else x * self._summed) / self.total
+        return self.sum(x if self.summed is None else x * self.summed) / self.total
+
+    def mean_of_sums(self, sums: Tensor) -> Tensor:
+        """The mean per block, of weighted sums over the items of this rank."""
+        return self._across(sums) / (self.items if self.total is None else self.total)
+
+    def mean_of_means(self, means: Tensor) -> Tensor:
+        """The mean over all blocks (*batch, 1), of the means per block."""
+        return means if self.total is None else (means * self.total).sum(-1, keepdim=True) / self.items
 
     def mean_over_all(self, x: Tensor) -> Tensor:
         """Weighted mean of `x` (*batch, n) over all blocks; shape (*batch, 1)."""
-        weighted = x if self._summed is None else x * self._summed
+        weighted = x if self.summed is None else x * self.summed
         if self.shards is None:
             return weighted.mean(-1, keepdim=True)
         return self._across(weighted.sum(-1, keepdim=True)) / self.items
@@ -197,13 +202,6 @@ class Measure:
         square = self.mean_over_all(relative) if together else self.mean(relative)
         safe = torch.where(square > 0, square, torch.ones_like(square))
         return torch.where(square > 0, scale * safe.sqrt(), torch.zeros_like(safe))
-
-
-def _is_plain(x: Tensor) -> bool:
-    """Whether `x` is double precision on a CPU, without derivatives and outside of transforms."""
-    if x.device.type != "cpu" or x.dtype != torch.float64 or x.requires_grad or is_wrapped(x):
-        return False
-    return forward_ad.unpack_dual(x).tangent is None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

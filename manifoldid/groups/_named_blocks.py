@@ -1,10 +1,10 @@
 """Groups that name the blocks of a dict point they act on: what the blocks they do not name do."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from manifoldid.groups.geometry import Geometry
+from manifoldid.groups.geometry import Check, Geometry
 from manifoldid.groups.product import ProductGeometry
 from manifoldid.points import Point, Weights, part_of_weights
 
@@ -24,7 +24,7 @@ class NamedBlocksGeometry(ProductGeometry):
         self.parts = [(own, own.group.block_names)]
         self.isometric = own.isometric
 
-    def follow_each(self, x: Point, steps: dict[str, list[Tensor]], check: Callable[[Tensor], None]) -> bool:
+    def follow_each(self, x: Point, steps: dict[str, list[Tensor]], check: Check) -> bool:
         """See `Geometry.follow_each`: the short cut of the group; blocks that it does not name are where they belong."""
         ((own, _),) = self.parts
         return own.follow_each(x, steps, check)

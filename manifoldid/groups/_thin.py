@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from manifoldid._memory import Memory
+
 _WIDTH = 16  # columns of a folded matrix; 8 and 32 are slower
 _MOST = 4  # rows read as one
 
@@ -23,27 +25,32 @@ class ThinMatrices:
     the caches, a call takes microseconds, whatever it does.
     """
 
-    def __init__(self, a: Tensor, turned: bool = False):
+    def __init__(self, a: Tensor, turned: bool = False, weights: Tensor | None = None):
         """Makes the views.
 
         Args:
             a: (*batch, n, r). What is written to it later is seen, if it is contiguous, or its transpose and `turned`.
             turned: Whether the rank comes first in memory, as in PEFT's lora_A; with one row or column strides do not tell.
+            weights: Of the rows, in Gram matrices (n, 1).
         """
         (rows, size), count = a.shape[-2:], a.shape[:-2].numel()
         self._turned = turned and a.mT.is_contiguous()
         fold = _fold(rows, size) if a.is_contiguous() and not self._turned else 1
-        self._batch, self._rows, self._size = a.shape[:-2], rows, size
+        self._batch, self._rows, self._size, self._memory = a.shape[:-2], rows, size, Memory()
         self._folded = (count, rows // fold, fold * size)
         self._a = a.mT.view(count, size, rows).mT if self._turned else a.reshape(self._folded)
         self._transpose = self._a.mT
         self._blocks = [slice(k, k + size) for k in range(0, fold * size, size)]
+        self._weights = None if weights is None else self._flat(weights.expand(a.shape))[:1].contiguous()
 
     def grams(self, c: Tensor, out: Tensor) -> None:
-        """Writes a'a and a'c to `out` (2, *batch, r, r), for c (*batch, n, r)."""
+        """Writes a'Wa and a'Wc to `out` (2, *batch, r, r), for c (*batch, n, r)."""
         squares, crosses, (first, *others) = self._grams
-        torch.bmm(self._transpose, self._a, out=squares)
-        torch.bmm(self._transpose, self._flat(c), out=crosses)
+        left = self._transpose
+        if self._weights is not None:
+            left = torch.mul(self._a, self._weights, out=self._weighted).mT
+        torch.bmm(left, self._a, out=squares)
+        torch.bmm(left, self._flat(c), out=crosses)
         if not others:
             out.copy_(first)
         for k, block in enumerate(others):
@@ -99,25 +106,29 @@ class ThinMatrices:
     @cached_property
     def _grams(self) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Memory for Gram matrices, and the blocks on their diagonals (2, *batch, r, r)."""
-        both = self._memory(2, self._folded[0], self._folded[2], self._folded[2])
+        both = self._memory.room("grams", (2, self._folded[0], self._folded[2], self._folded[2]), self._a)
         blocks = [both[:, :, k, k].view(2, *self._batch, self._size, self._size) for k in self._blocks]
         return both[0], both[1], blocks
 
     @cached_property
     def _diagonal(self) -> tuple[Tensor, list[Tensor]]:
         """Memory for matrices that are zero but for the blocks on their diagonals."""
-        whole = self._memory(self._folded[0], self._folded[2], self._folded[2]).zero_()
+        whole = self._memory.room("diagonal", (self._folded[0], self._folded[2], self._folded[2]), self._a).zero_()
         return whole, [whole[:, k, k] for k in self._blocks]
 
     @cached_property
     def _room(self) -> tuple[Tensor, list[Tensor]]:
         """Memory like that of `a`, and its parts."""
-        room = self._memory(*self._batch, *((self._size, self._rows) if self._turned else (self._rows, self._size)))
+        one = (self._size, self._rows) if self._turned else (self._rows, self._size)
+        room = self._memory.room("like a", (*self._batch, *one), self._a)
         return room, list(room.unbind(0))
 
-    def _memory(self, *shape: int) -> Tensor:
-        with torch.inference_mode(False):  # what is made in inference mode cannot be written outside of it
-            return torch.empty(shape, dtype=self._a.dtype, device=self._a.device)
+    @cached_property
+    def _weighted(self) -> Tensor:
+        """Memory for W a, shaped like `_a`."""
+        if self._turned:
+            return self._memory.room("weighted", tuple(self._transpose.shape), self._a).mT
+        return self._memory.room("weighted", self._folded, self._a)
 
 
 def _fold(rows: int, columns: int) -> int:

@@ -1,7 +1,7 @@
 """GeneralLinear: A -> A G, B -> B G^-T for two factors of a product A B'."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from manifoldid.groups._named_blocks import NamedBlocksGeometry
 from manifoldid.groups._sylvester import Sylvester
 from manifoldid.groups._thin import ThinMatrices
 from manifoldid.groups.base import Canonical, GaugeGroup
-from manifoldid.groups.geometry import Geometry
+from manifoldid.groups.geometry import Check, Geometry, unchecked
 from manifoldid.points import Point, Weights, item_weights
 
 
@@ -26,11 +26,12 @@ class _Factor(NamedTuple):
 
 
 class _Pairs:
-    """Factors A (*batch, n, r) and B (*batch, m, r) where steps begin, and Gram matrices of them."""
+    """Factors A (*batch, n, r) and B (*batch, m, r) where steps begin, and Gram matrices of them, rows weighted."""
 
-    def __init__(self, x: Point, a: Tensor, b: Tensor, rank_dims: Sequence[int]):
-        turned = [dim in (0, -2) for dim in rank_dims]
-        self.x, self.factors = x, (ThinMatrices(a, turned[0]), ThinMatrices(b, turned[1]))
+    def __init__(self, x: Point, group: "GeneralLinear", weights: Weights):
+        first, second = zip(group.factors_of(x), group.rank_dims, group.row_weights(x, weights), strict=True)
+        self.x, a = x, first[0]
+        self.factors = tuple(ThinMatrices(t, dim in (0, -2), w) for t, dim, w in (first, second))
         with torch.inference_mode(False):
             self._squares, self._crosses = grams = a.new_empty(2, 2, *a.shape[:-2], a.shape[-1], a.shape[-1])
         self._own = [grams[:, k] for k in range(2)]
@@ -314,7 +315,7 @@ class GeneralLinearGeometry(Geometry):
         """See `Geometry.retract`: (A + dA, B + dB), equivariant, of first order."""
         return {name: t + u[name] for name, t in x.items()}
 
-    def follow(self, x: Point, y: Point) -> Point:
+    def follow(self, x: Point, y: Point, check: Check = unchecked) -> Point:
         """See `Geometry.follow`; horizontal in the Euclidean metric at `x` = (A, B): y = (C, D) -> (C - A L, D + B L').
 
         L solves A'A L + L B'B = A'dA - dB'B with dA = C - A, dB = D - B. At balanced points that is the horizontal space of the
@@ -328,28 +329,34 @@ class GeneralLinearGeometry(Geometry):
         """
         # By Gram matrices and not by singular values: what is solved for has their condition, and a step has to be cheap. A'dA is
         # a difference of two of them: its rounding moves the answer along the orbit, by that of the entries of A.
-        ends, roots = self.group.factors_of(y), self.group.row_weights(x, self.weights)
-        a, b = self.group.factors_of(x)
-        pairs = weighted = _Pairs(x, a, b, self.group.rank_dims)
-        if self.weights is not None:
-            weighted = _Pairs(x, _weighted(a, roots[0]), _weighted(b, roots[1]), self.group.rank_dims)
-        for k, (end, root) in enumerate(zip(ends, roots, strict=True)):
-            weighted.meet(k, _weighted(end, root))
-        mixing = weighted.mixing(self._solve or Sylvester())
+        pairs, ends = self._pairs_at(x), self.group.factors_of(y)
+        for k, end in enumerate(ends):
+            pairs.meet(k, end)
+        mixing = pairs.mixing(self._solve or Sylvester())
+        check(mixing)  # what is not finite in a factor makes a column of L so
         first, second = pairs.factors
-        return self.group.point_of(first.add_product_(ends[0], -mixing), second.add_product_(ends[1], mixing.mT), y)
+        first.add_product_(ends[0], -mixing)
+        second.add_product_(ends[1], mixing.mT)
+        return y
 
-    def follow_each(self, x: Point, steps: dict[str, list[Tensor]], check: Callable[[Tensor], None]) -> bool:
-        """See `Geometry.follow_each`: `follow`, with all memory kept from step to step."""
-        if self.weights is not None or self._solve is None:
-            return False
-        pairs, ends = self._pairs, [steps[name] for name in self.group.block_names]
+    def _pairs_at(self, x: Point) -> _Pairs:
+        """Memory for steps that begin at `x`; that of the last one where it is the same tensors."""
+        pairs = self._pairs
         if pairs is None or any(t is not pairs.x[name] for name, t in x.items()):
-            pairs = self._pairs = _Pairs(x, *self.group.factors_of(x), self.group.rank_dims)
+            pairs = _Pairs(x, self.group, self.weights)
+            if self._solve is not None:
+                self._pairs = pairs
+        return pairs
+
+    def follow_each(self, x: Point, steps: dict[str, list[Tensor]], check: Check) -> bool:
+        """See `Geometry.follow_each`: `follow`, with all memory kept from step to step."""
+        if self._solve is None:
+            return False
+        pairs, ends = self._pairs_at(x), [steps[name] for name in self.group.block_names]
         for k, (factor, end) in enumerate(zip(pairs.factors, ends, strict=True)):
             pairs.meet(k, factor.gathered(end))
         mixing = pairs.mixing(self._solve)
-        check(mixing)  # what is not finite in a factor makes a column of L so
+        check(mixing)
         torch._foreach_sub_(ends[0], pairs.factors[0].products(mixing))
         torch._foreach_add_(ends[1], pairs.factors[1].products(mixing.mT))
         return True

@@ -20,6 +20,13 @@ from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.orbit import flatten_basis, moved
 from manifoldid.points import Point, Weights, blocks_of, concrete, flat_weights, flatten, map_blocks, unflatten
 
+Check = Callable[[Tensor], None]
+"""Looks at a tensor, and may raise; see `Geometry.follow`."""
+
+
+def unchecked(values: Tensor) -> None:
+    """The `Check` of those who look at the answer themselves."""
+
 
 @runtime_checkable
 class StepGeometry(Protocol):
@@ -118,10 +125,18 @@ class Geometry:
         form = self._form(x)
         return moved(self.group, form.xi, map_blocks(torch.add, form.point, self._pull(form, x, u)))
 
-    def follow(self, x: Point, y: Point) -> Point:
+    def follow(self, x: Point, y: Point, check: Check = unchecked) -> Point:
         """Where a step of an optimiser from `x` to `y` leads: `retract` along the horizontal component of y - x.
 
-        Without derivatives; the memory of `y` may be used for the answer.
+        Without derivatives, and perhaps in the memory of both.
+
+        Args:
+            x: Where the step began; may be overwritten.
+            y: Where it led to; may be overwritten, with the answer.
+            check: Is handed, before anything is written, a tensor that is finite only where the answer is; may raise.
+
+        Returns:
+            The answer.
         """
         near = self.remembering()
         return near.retract(x, near.horizontal(x, map_blocks(torch.sub, y, x)))
@@ -133,13 +148,13 @@ class Geometry:
         """
         return self
 
-    def follow_each(self, x: Point, steps: dict[str, list[Tensor]], check: Callable[[Tensor], None]) -> bool:
+    def follow_each(self, x: Point, steps: dict[str, list[Tensor]], check: Check) -> bool:
         """`follow` of many points, written to their own memory, where the group has a short cut.
 
         Args:
             x: Where the steps began: (k, *event), or blocks of that.
             steps: Where they led to: block by block k tensors, overwritten with the answers.
-            check: Is handed, before anything is written, a tensor that is finite only where all answers are; may raise.
+            check: See `follow`.
 
         Returns:
             Whether there is a short cut; if not, nothing happened.

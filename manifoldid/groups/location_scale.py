@@ -15,6 +15,7 @@ from manifoldid.groups._euclidean import safe_root
 from manifoldid.groups._in_place import finite_shift, standardise
 from manifoldid.groups._items import Measure
 from manifoldid.groups._named_blocks import NamedBlocksGeometry, block_names
+from manifoldid.groups._passes import Passes
 from manifoldid.groups._sphere import _angle_over_sine, _cosine_and_sinc, _squared_angle
 from manifoldid.groups.base import Canonical, GaugeGroup, Settler
 from manifoldid.groups.geometry import Geometry
@@ -111,67 +112,38 @@ class LocationScale(GaugeGroup):
     def canonical(self, x: Point, weights: Weights = None) -> Canonical:
         ndim, name = self.batch_ndim(x), self.locations[0]
         flat = flatten(x[name], ndim)
-        measure = Measure(flat, self._weights_of(name, x, weights), None, self._shards_of(name))
+        measure = self.measure(x, weights)
         centred, mean = measure.centre(flat)
         size = measure.size(centred)
         # A spread below half a unit in the last place of the entries is the rounding of a constant.
         varies = size > 0.5 * torch.finfo(flat.dtype).eps * measure.largest(flat)
         positive = [
-            self._everywhere((t > 0) & (t < math.inf)) for t in (flatten(x[name], ndim) for name in self.positive)
+            self.everywhere((t > 0) & (t < math.inf)) for t in (flatten(x[name], ndim) for name in self.positive)
         ]
         for other in self.locations[1:]:  # which have no part in the frame
-            mean = torch.where(self._everywhere(torch.isfinite(flatten(x[other], ndim))), mean, math.nan)
+            mean = torch.where(self.everywhere(torch.isfinite(flatten(x[other], ndim))), mean, math.nan)
         regular = torch.cat([varies, *positive], dim=-1)
         size = torch.where(varies, size, torch.ones_like(size))
         point = self._moved(1 / size[..., 0], -(mean / size)[..., 0], x)
         point[name] = unflatten(centred / size, x[name], ndim)  # not x / s - m / s: float32 keeps its digits this way
         return Canonical(self._zeroed(point, regular), torch.cat([size.log(), mean], dim=-1), regular)
 
-    def settler(self, weights: Weights = None) -> Settler | None:
-        return self._settled if weights is None else None
+    def settler(self, weights: Weights = None) -> Settler:
+        return _LocationScaleSettler(self, weights)
 
-    def _settled(self, x: Point) -> Canonical | None:
-        ndim = self.batch_ndim(x)
+    def measure(self, x: Point, weights: Weights) -> Measure:
+        """The weighted means over the items of the first block of locations, flat."""
+        name = self.locations[0]
+        flat = flatten(x[name], self.batch_ndim(x))
+        return Measure(flat, self._weights_of(name, x, weights), None, self.shards_of(name))
 
-        def rows(name: str) -> Tensor:
-            return x[name].view(*x[name].shape[:ndim], x[name].shape[ndim:].numel())
-
-        def is_right(name: str) -> Tensor:
-            """Whether all numbers of a block are finite, and positive where they have to be; (*batch, 1)."""
-            t = rows(name)
-            if not t.shape[-1]:
-                return t.new_ones((*t.shape[:-1], 1), dtype=torch.bool)
-            low, high = t.amin(-1, keepdim=True), t.amax(-1, keepdim=True)  # at once they take fifty times as long
-            return (low > (0 if name in self.positive else -math.inf)) & (high < math.inf)
-
-        shards, veto = self._shards_of(self.locations[0]), None
-        rest = [*self.locations[1:], *self.positive]
-        if shards is not None and rest:  # nobody else sees what is wrong on this rank: it spoils the sums
-            veto = ~torch.stack([is_right(name) for name in rest]).all(0)
-        if (taken := standardise(rows(self.locations[0]), shards, veto)) is None:
-            return None
-        mean, size, varies = taken
-        shift, scale = finite_shift(mean), torch.where(varies, size, 1.0)
-        inverse = scale.reciprocal()
-        for name in self.locations[1:]:
-            rows(name).sub_(shift.to(x[name].dtype)).mul_(inverse.to(x[name].dtype))
-        for name in self.positive:
-            rows(name).mul_((inverse if name in self.scales else scale).to(x[name].dtype))
-        if size.device.type == "cpu" and not math.isfinite(size.sum()):
-            return None  # the closed form says what is wrong
-        fine = torch.ones_like(varies)  # what a veto has not spoilt
-        right = [fine if veto is not None else self._everywhere(is_right(name)) for name in rest]
-        count = len(self.locations) - 1
-        mean = functools.reduce(lambda mean, right: torch.where(right, mean, math.nan), right[:count], mean)
-        return Canonical(x, torch.cat([scale.log(), mean], dim=-1), torch.cat([varies, *right[count:]], dim=-1))
-
-    def _everywhere(self, condition: Tensor) -> Tensor:
+    def everywhere(self, condition: Tensor) -> Tensor:
         """Whether `condition` (*batch, n) holds at all items, on all ranks; (*batch, 1)."""
         if self.shards is None:
             return condition.all(-1, keepdim=True)
         return self.across((~condition).double().sum(-1, keepdim=True)) == 0
 
-    def _shards_of(self, name: str) -> Shards | None:
+    def shards_of(self, name: str) -> Shards | None:
         """Where the other items of a block are; None when all are here."""
         return None if self.shards is None else self.shards.on(name)
 
@@ -198,7 +170,7 @@ class LocationScale(GaugeGroup):
             return None
         flat_weights(weights, x, self.batch_ndim(x), self.shards)  # names and shapes of all of them
         return (
-            flat_weights(weights[name], x[name], self.batch_ndim(x), self._shards_of(name)) if name in weights else None
+            flat_weights(weights[name], x[name], self.batch_ndim(x), self.shards_of(name)) if name in weights else None
         )
 
     def _zeroed(self, point: Point, regular: Tensor) -> Point:
@@ -216,6 +188,66 @@ class LocationScale(GaugeGroup):
     def generator_names(self, x: Point) -> list[str]:
         names = ", ".join(self.block_names)
         return [f"scaling of {names}", f"translation of {', '.join(self.locations)}"]
+
+
+class _LocationScaleSettler:
+    """Takes mean and size of the first block of locations out of all blocks, in place; see `GaugeGroup.settler`."""
+
+    def __init__(self, group: LocationScale, weights: Weights):
+        self._group, self._weights = group, weights
+        self._known: tuple[tuple, Passes] | None = None
+
+    def __call__(self, x: Point) -> Canonical | None:
+        """The canonical form of `x`, in its memory; None for points far from the section, where it can be known."""
+        group, ndim = self._group, self._group.batch_ndim(x)
+        own = {name: x[name] for name in group.block_names}
+        rows = {name: t.view(*t.shape[:ndim], t.shape[ndim:].numel()) for name, t in own.items()}
+        rest = [*group.locations[1:], *group.positive]
+
+        def is_right(name: str) -> Tensor:
+            """Whether all numbers of a block are finite, and positive where they have to be; (*batch, 1)."""
+            t = rows[name]
+            if not t.shape[-1]:
+                return t.new_ones((*t.shape[:-1], 1), dtype=torch.bool)
+            low, high = t.amin(-1, keepdim=True), t.amax(-1, keepdim=True)  # at once they take fifty times as long
+            return (low > (0 if name in group.positive else -math.inf)) & (high < math.inf)
+
+        veto = None
+        if group.shards_of(group.locations[0]) is not None and rest:  # nobody else sees what is wrong on this rank
+            veto = ~torch.stack([is_right(name) for name in rest]).all(0)
+        taken = self._standardised(own, rows[group.locations[0]], veto)
+        if taken is None:
+            return None
+        mean, size, varies = taken
+        shift, scale = finite_shift(mean), torch.where(varies, size, 1.0)
+        inverse = scale.reciprocal()
+        for name in group.locations[1:]:
+            rows[name].sub_(shift.to(x[name].dtype)).mul_(inverse.to(x[name].dtype))
+        for name in group.positive:
+            rows[name].mul_((inverse if name in group.scales else scale).to(x[name].dtype))
+        if size.device.type == "cpu" and not math.isfinite(size.sum()):
+            return None  # the closed form says what is wrong
+        fine = torch.ones_like(varies)  # what a veto has not spoilt
+        right = [fine if veto is not None else group.everywhere(is_right(name)) for name in rest]
+        count = len(group.locations) - 1
+        mean = functools.reduce(lambda mean, right: torch.where(right, mean, math.nan), right[:count], mean)
+        return Canonical(x, torch.cat([scale.log(), mean], dim=-1), torch.cat([varies, *right[count:]], dim=-1))
+
+    def _standardised(self, x: Point, locations: Tensor, veto: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Takes mean and size out of `locations` (*batch, n); both, and whether there is a size, (*batch, 1)."""
+        group = self._group
+        if self._weights is None:
+            return standardise(locations, group.shards_of(group.locations[0]), veto)
+        batch = locations.shape[:-1]
+        rows = locations.view(batch.numel(), locations.shape[-1])
+        kind = tuple((t.shape, t.dtype, t.device) for t in x.values())  # of all blocks: weights of each are looked at
+        if self._known is None or self._known[0] != kind:
+            self._known = kind, Passes(rows, group.measure(x, self._weights))
+        taken = self._known[1].standardise(rows, veto=None if veto is None else veto.reshape(-1, 1))
+        if taken is None:
+            return None
+        mean, size, varies = (t.view(*batch, 1) for t in taken)
+        return mean, size, varies
 
 
 class _Frame(NamedTuple):

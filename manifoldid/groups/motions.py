@@ -10,18 +10,20 @@ from manifoldid._linalg import column_signs, widened
 from manifoldid.groups._euclidean import safe_root
 from manifoldid.groups._isometric import IsometricGeometry, by_rows
 from manifoldid.groups._sphere import _angle_over_sine, _cosine_and_sinc, _squared_angle
+from manifoldid.groups._turning import Turning, TurningGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
-from manifoldid.groups.geometry import Geometry
+from manifoldid.groups.geometry import Check, Geometry, unchecked
 from manifoldid.groups.orthogonal import (
     frame_of,
     planes,
     principal_rotation,
     procrustes,
     rotation,
+    row_weights,
     spin,
     weighted_rows,
 )
-from manifoldid.points import Point, Weights, item_weights
+from manifoldid.points import Point, Weights
 
 
 class _Motion(GaugeGroup, ABC):
@@ -67,7 +69,7 @@ class _Motion(GaugeGroup, ABC):
 
     def centred(self, x: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
         """`x` less the weighted mean of its rows, in two passes for float32, and the mean (*batch, 1, k)."""
-        w = _row_weights(x, weights)
+        w = row_weights(x, weights)
 
         def mean(t: Tensor) -> Tensor:
             return (t if w is None else t * w).mean(-2, keepdim=True)
@@ -169,7 +171,7 @@ class Similarity(_Motion):
         return SimilarityGeometry(self, weights)
 
 
-class RigidMotionGeometry(IsometricGeometry):
+class RigidMotionGeometry(TurningGeometry, IsometricGeometry):
     """Metric tr(U'WV) on configurations less their mean."""
 
     group: RigidMotion
@@ -178,6 +180,20 @@ class RigidMotionGeometry(IsometricGeometry):
         """See `Geometry.horizontal`: `u` less its mean and its component along rotations."""
         centred, velocity = self.group.centred(x, self.weights)[0], self.group.centred(u, self.weights)[0]
         return velocity - centred @ spin(centred, velocity, self.weights)
+
+    def matrices(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `TurningGeometry.matrices`."""
+        return x, row_weights(x, self.weights)
+
+    def follow(self, x: Tensor, y: Tensor, check: Check = unchecked) -> Tensor:
+        """See `Geometry.follow`: y less the mean of y - x and c S, c the centred `x` (in its memory), S as for y - x."""
+        turning = self.turning(x)
+        mean = _centre(x, turning)
+        turning.meet(y)
+        spin, shift = turning.spin(), turning.mean(y) - mean
+        check(spin)
+        check(shift)
+        return turning.subtract_product(y.sub_(shift), spin)
 
     def components(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.components`: the norm of every row."""
@@ -190,7 +206,7 @@ class RigidMotionGeometry(IsometricGeometry):
         return self.horizontal(y, v @ turn.mT)
 
 
-class SimilarityGeometry(Geometry):
+class SimilarityGeometry(TurningGeometry):
     """Metric tr(U'WV) / s^2: great circles of the sphere of centred configurations of size 1, rotated to one another.
 
     Source: Kendall (1984), Bull. London Math. Soc. 16, 81-121; here of radius sqrt(W).
@@ -204,7 +220,7 @@ class SimilarityGeometry(Geometry):
         """See `Geometry.inner`."""
         size = self._unit(x)[1]
         product = (u / size) * (v / size)
-        w = _row_weights(x, self.weights)
+        w = row_weights(x, self.weights)
         return (product if w is None else product * w).sum((-2, -1))
 
     def horizontal(self, x: Tensor, u: Tensor) -> Tensor:
@@ -214,7 +230,7 @@ class SimilarityGeometry(Geometry):
     def gradient(self, x: Tensor, derivative: Tensor) -> Tensor:
         """See `Geometry.gradient`: s^2 P(g / w)."""
         unit, size, _ = self._unit(x)
-        w = _row_weights(x, self.weights)
+        w = row_weights(x, self.weights)
         return size.square() * self._project(unit, derivative if w is None else derivative / w)
 
     def components(self, x: Tensor, u: Tensor) -> Tensor:
@@ -226,6 +242,28 @@ class SimilarityGeometry(Geometry):
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.retract`: the geodesic."""
         return self.exp(x, u)
+
+    def matrices(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `TurningGeometry.matrices`."""
+        return x, row_weights(x, self.weights)
+
+    def follow(self, x: Tensor, y: Tensor, check: Check = unchecked) -> Tensor:
+        """See `Geometry.follow`: `exp` of u = y less its mean and c (S + a), c the centred `x` (in its memory), a = <c, y> / <c, c>."""
+        turning = self.turning(x)
+        mean = _centre(x, turning)
+        turning.meet(y)
+        square = turning.trace(turning.square)
+        square = torch.where(square > 0, square, torch.ones_like(square))
+        one = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        change, middle = turning.spin() + turning.trace(turning.product) / square * one, turning.mean(y)
+        check(change)
+        check(middle)
+        turning.subtract_product(y.sub_(middle), change)
+        cosine, sinc = _cosine_and_sinc(turning.norm(y).square() / square)
+        y.mul_(sinc).add_(x.mul_(cosine))
+        y.sub_(turning.mean(y))
+        size = turning.norm(y)
+        return y.mul_(square.sqrt() / torch.where(size > 0, size, torch.ones_like(size))).add_(mean)
 
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.exp`: mean + cos(th) c + sinc(th) u, put back to the mean and size of `x` against rounding."""
@@ -283,7 +321,7 @@ class SimilarityGeometry(Geometry):
 
     def _average(self, x: Tensor) -> Tensor:
         """Mean over the rows of the sums of their entries (*batch, 1, 1)."""
-        w = _row_weights(x, self.weights)
+        w = row_weights(x, self.weights)
         return (x if w is None else x * w).sum(-1, keepdim=True).mean(-2, keepdim=True)
 
     def _project(self, unit: Tensor, u: Tensor) -> Tensor:
@@ -295,13 +333,12 @@ class SimilarityGeometry(Geometry):
         return x @ procrustes(x, to, self.weights)[0]
 
 
-def _row_weights(x: Tensor, weights: Weights) -> Tensor | None:
-    """Weights of the rows (n, 1); None when they are equal."""
-    if weights is None:
-        return None
-    if isinstance(weights, dict):
-        raise ValueError(f"`weights` of a tensor point must be a tensor (n,), got a dict with {sorted(weights)}")
-    return item_weights(weights, x.shape[-2:-1], x)[:, None]
+def _centre(x: Tensor, turning: Turning) -> Tensor:
+    """Subtracts the mean of the rows of `x`, in place and in two passes for float32; the mean (*batch, 1, k)."""
+    first = turning.mean(x)
+    rest = turning.mean(x.sub_(first))
+    x.sub_(rest)
+    return first + rest
 
 
 def _is_spread(centred: Tensor, x: Tensor) -> Tensor:

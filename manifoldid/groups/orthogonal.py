@@ -7,7 +7,9 @@ from torch import Tensor
 
 from manifoldid._linalg import column_signs, lyapunov, polar, rank_tolerance, right_singular, rotation_log, skew
 from manifoldid.groups._isometric import IsometricGeometry, by_rows
+from manifoldid.groups._turning import TurningGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.groups.geometry import Check, unchecked
 from manifoldid.points import Point, Weights, item_weights
 
 
@@ -74,12 +76,23 @@ class Orthogonal(GaugeGroup):
         return [f"rotation of columns {i} and {j}" for i in range(size) for j in range(i + 1, size)]
 
 
-class OrthogonalGeometry(IsometricGeometry):
+class OrthogonalGeometry(TurningGeometry, IsometricGeometry):
     """Metric tr(U'WV). Source of the horizontal space: Journée, Bach, Absil & Sepulchre (2010), SIAM J. Optim. 20(5)."""
 
     def horizontal(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.horizontal`: u - x S with S skew, S P + P S = x'Wu - u'Wx, P = x'Wx."""
         return u - x @ spin(x, u, self.weights)
+
+    def matrices(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `TurningGeometry.matrices`."""
+        return x, row_weights(x, self.weights)
+
+    def follow(self, x: Tensor, y: Tensor, check: Check = unchecked) -> Tensor:
+        """See `Geometry.follow`: y - x S, S as for y - x."""
+        turning = self.turning(x)
+        turning.meet(y)
+        check(spin := turning.spin())
+        return turning.subtract_product(y, spin)
 
     def components(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.components`: the norm of every row, since rotations mix the entries of a row."""
@@ -121,13 +134,19 @@ def planes(x: Tensor) -> Tensor:
     return upper - upper.mT
 
 
-def weighted_rows(x: Tensor, weights: Weights, power: float = 0.5) -> Tensor:
-    """The rows of `x` (*batch, n, r) times w^power."""
+def row_weights(x: Tensor, weights: Weights) -> Tensor | None:
+    """Weights of the rows of `x` (*batch, n, r), of mean 1, (n, 1); None when they are equal."""
     if weights is None:
-        return x
+        return None
     if isinstance(weights, dict):
         raise ValueError(f"`weights` of a tensor point must be a tensor (n,), got a dict with {sorted(weights)}")
-    return x * item_weights(weights, x.shape[-2:-1], x)[:, None] ** power
+    return item_weights(weights, x.shape[-2:-1], x)[:, None]
+
+
+def weighted_rows(x: Tensor, weights: Weights, power: float = 0.5) -> Tensor:
+    """The rows of `x` (*batch, n, r) times w^power."""
+    w = row_weights(x, weights)
+    return x if w is None else x * w**power
 
 
 def principal_rotation(y: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from manifoldid.groups.base import Canonical, GaugeGroup, same_value
-from manifoldid.groups.geometry import Geometry
+from manifoldid.groups.geometry import Check, Geometry, unchecked
 from manifoldid.groups.orbit import flatten_basis
 from manifoldid.groups.product import Product
 from manifoldid.points import Point, Weights, flatten
@@ -177,8 +177,8 @@ class PartsGeometry(Geometry):
     def retract(self, x: Point, u: Point) -> Point:
         return self._inside_of(self.inside.retract, x, u)
 
-    def follow(self, x: Point, y: Point) -> Point:
-        return self._inside_of(self.inside.follow, x, y)
+    def follow(self, x: Point, y: Point, check: Check = unchecked) -> Point:
+        return self._inside_of(lambda a, b: self.inside.follow(a, b, check), x, y)
 
     def stepping(self) -> "PartsGeometry":
         other = copy.copy(self)

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from manifoldid.groups._euclidean import safe_root
 from manifoldid.groups._isometric import IsometricGeometry
+from manifoldid.groups._turning import TurningGeometry
 from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.groups.geometry import Check, unchecked
 from manifoldid.points import Point, Weights, item_weights
 
 
@@ -80,7 +82,7 @@ class Phase(GaugeGroup):
         return ["phase"]
 
 
-class PhaseGeometry(IsometricGeometry):
+class PhaseGeometry(TurningGeometry, IsometricGeometry):
     """Metric Re sum w conj(u) v: the quotient is a cone over complex projective space."""
 
     def horizontal(self, x: Tensor, u: Tensor) -> Tensor:
@@ -92,6 +94,19 @@ class PhaseGeometry(IsometricGeometry):
         square = square.sum(-1, keepdim=True)
         along = product.imag.sum(-1, keepdim=True) / torch.where(square > 0, square, torch.ones_like(square))
         return u - 1j * x * along
+
+    def matrices(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `TurningGeometry.matrices`: real and imaginary parts (*batch, n, 2), whose columns a phase turns."""
+        w = _weights(x, self.weights)
+        return torch.view_as_real(x), None if w is None else w[:, None]
+
+    def follow(self, x: Tensor, y: Tensor, check: Check = unchecked) -> Tensor:
+        """See `Geometry.follow`: y - i a x, a = Im <x, y> / |x|^2."""
+        turning, parts = self.turning(x), torch.view_as_real(y)
+        turning.meet(parts)
+        check(spin := turning.spin())
+        turning.subtract_product(parts, spin)
+        return y
 
     def components(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.components`: the modulus of every entry, as a complex number so that it is shaped like the point."""

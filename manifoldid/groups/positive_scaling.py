@@ -7,7 +7,8 @@ from torch import Tensor
 
 from manifoldid.groups._euclidean import LogGeometry
 from manifoldid.groups._items import ItemGroup
-from manifoldid.groups._settler import ItemSettler, is_far
+from manifoldid.groups._passes import is_far
+from manifoldid.groups._settler import ItemSettler
 from manifoldid.groups.base import Canonical, Settler
 from manifoldid.groups.reference import reference_items
 from manifoldid.groups.scaling import divided, per_block
@@ -86,19 +87,16 @@ _NEAR = 8.0  # logarithm of a geometric mean; powers of it neither overflow nor 
 class _PositiveSettler(ItemSettler):
     """Takes geometric means out, in place; see `GaugeGroup.settler`."""
 
-    _logs: Tensor | None = None
-
     def __call__(self, x: Tensor) -> Canonical | None:
         """The canonical form of `x` (*batch, n), in its memory; None, where it can be known, for points far from the section."""
-        logs = self._logs
-        if logs is None or (logs.shape, logs.dtype, logs.device) != (x.shape, x.dtype, x.device):
-            with torch.inference_mode(False):  # what is made in inference mode cannot be written outside of it
-                logs = self._logs = torch.empty_like(x)
-        measure = self.measure(x)
-        mean = measure.mean(torch.log(x, out=logs))
+        batch = x.shape[:-1]
+        rows = x.view(batch.numel(), x.shape[-1])
+        passes = self.passes(rows)
+        mean = passes.mean(rows, torch.log)
         if is_far(mean.abs(), _NEAR):
             return None
         regular = torch.isfinite(mean)  # nor is it where an entry is not positive
         mean = torch.where(regular, mean, torch.zeros_like(mean))
-        x /= measure.spread(mean.exp())
+        passes.multiply(rows, (-mean).exp())
+        mean, regular = (t.view(*batch, t.shape[-1]) for t in (mean, regular))
         return Canonical(x, mean, regular)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from manifoldid.groups._euclidean import safe_root
 from manifoldid.groups.base import Canonical, GaugeGroup
-from manifoldid.groups.geometry import Geometry
+from manifoldid.groups.geometry import Check, Geometry, unchecked
 from manifoldid.points import (
     Point,
     Shards,
@@ -294,9 +294,9 @@ class ProductGeometry(Geometry):
         """See `Geometry.retract`."""
         return self._each(map_blocks(torch.add, x, u), lambda g, of: g.retract(part_of(x, of), part_of(u, of)))
 
-    def follow(self, x: Point, y: Point) -> Point:
+    def follow(self, x: Point, y: Point, check: Check = unchecked) -> Point:
         """See `Geometry.follow`."""
-        return self._each(y, lambda g, of: g.follow(part_of(x, of), part_of(y, of)))
+        return self._each(y, lambda g, of: g.follow(part_of(x, of), part_of(y, of), check))
 
     def exp(self, x: Point, u: Point) -> Point:
         """See `Geometry.exp`."""

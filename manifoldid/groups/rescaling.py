@@ -1,7 +1,8 @@
 """Rescaling: hidden units of positively homogeneous networks (ReLU), incoming weights times c, outgoing ones divided by c."""
 
+import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from manifoldid._linalg import widened
+from manifoldid._memory import Memory
 from manifoldid.groups._euclidean import safe_root
 from manifoldid.groups._named_blocks import NamedBlocksGeometry, block_names
 from manifoldid.groups._sphere import _angle_over_sine, _cosine_and_sinc, _squared_angle
-from manifoldid.groups.base import Canonical, GaugeGroup
+from manifoldid.groups.base import Canonical, GaugeGroup, Settler
 from manifoldid.groups.geometry import Geometry
 from manifoldid.points import Point, Weights, cast_like, concrete, flat_weights, part_of_weights, unflatten
 
@@ -99,18 +101,18 @@ class Rescaling(GaugeGroup):
         shapes = [x[name].shape for name in self.block_names]
         if ndim < 0 or any(len(shape) <= ndim or shape[:ndim] != shapes[0][:ndim] for shape in shapes):
             return False
-        places = [self._place(name, x[name], ndim) for name in self.block_names]
+        places = [self.place(name, x[name], ndim) for name in self.block_names]
         inside = all(ndim <= place < len(shape) for place, shape in zip(places, shapes, strict=True))
         return inside and len({shape[place] for place, shape in zip(places, shapes, strict=True)}) == 1
 
-    def _place(self, name: str, t: Tensor, ndim: int) -> int:
+    def place(self, name: str, t: Tensor, ndim: int) -> int:
         """The dimension of the block that counts the units."""
         d = (self.dims or {}).get(name, 0 if name in self.incoming else -1)
         return d + (ndim if d >= 0 else t.ndim)
 
     def _units(self, x: Point, ndim: int) -> int:
         name = self.incoming[0]
-        return x[name].shape[self._place(name, x[name], ndim)]
+        return x[name].shape[self.place(name, x[name], ndim)]
 
     def validate(self, x: Any, name: str = "point") -> Point:
         """See `GaugeGroup.validate`; also that the blocks have the same units. Warns once of units that are dead.
@@ -146,15 +148,15 @@ class Rescaling(GaugeGroup):
         ndim, y = self.batch_ndim(x), dict(x.items())
         for name in self.block_names:
             factor = xi if name in self.incoming else -xi
-            y[name] = x[name] * self._beside(factor.exp(), name, x[name], ndim)
+            y[name] = x[name] * self.beside(factor.exp(), name, x[name], ndim)
         return y
 
     def undo(self, xi: Tensor, x: Point) -> Point:
         return self.act(-xi, x)
 
-    def _beside(self, value: Tensor, name: str, t: Tensor, ndim: int) -> Tensor:
+    def beside(self, value: Tensor, name: str, t: Tensor, ndim: int) -> Tensor:
         """`value` (*batch, K) shaped to multiply a block."""
-        place = self._place(name, t, ndim)
+        place = self.place(name, t, ndim)
         before, after = place - ndim, t.ndim - place - 1
         return value[(..., *(None,) * before, slice(None), *(None,) * after)]
 
@@ -166,7 +168,7 @@ class Rescaling(GaugeGroup):
                 basis[name] = t.new_zeros(*t.shape[:ndim], len(one), *t.shape[ndim:])
                 continue
             row = t if name in self.incoming else -t
-            basis[name] = row.unsqueeze(ndim) * self._beside(one, name, t[(0,) * ndim], 0)
+            basis[name] = row.unsqueeze(ndim) * self.beside(one, name, t[(0,) * ndim], 0)
         return basis
 
     # -------------------------------------------------------------------------------------------- representatives
@@ -177,6 +179,9 @@ class Rescaling(GaugeGroup):
         p, q = (torch.where(alive, size, torch.ones_like(size)) for size in (incoming, outgoing))
         xi = 0.5 * (p.log() - q.log())
         return Canonical(self.act(-xi, x), xi)
+
+    def settler(self, weights: Weights = None) -> Settler:
+        return _RescalingSettler(self, weights)
 
     def closest(self, x: Point, to: Point, weights: Weights = None) -> Canonical:
         """The representative closest to `to` in the invariant metric: with the balance of `to` in every unit."""
@@ -198,7 +203,7 @@ class Rescaling(GaugeGroup):
         def of(names: Sequence[str]) -> Tensor:
             parts = []
             for name in names:
-                moved = x[name].movedim(self._place(name, x[name], ndim), ndim)
+                moved = x[name].movedim(self.place(name, x[name], ndim), ndim)
                 parts.append(moved.flatten(ndim + 1) if moved.ndim > ndim + 1 else moved[..., None])
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -210,7 +215,7 @@ class Rescaling(GaugeGroup):
         for names, rows in ((self.incoming, incoming), (self.outgoing, outgoing)):
             start = 0
             for name in names:
-                place = self._place(name, x[name], ndim)
+                place = self.place(name, x[name], ndim)
                 shape = x[name].movedim(place, ndim).shape[ndim + 1 :]
                 piece = rows[..., start : start + shape.numel()]
                 y[name] = piece.unflatten(-1, shape).movedim(ndim, place) if len(shape) else piece[..., 0]
@@ -229,6 +234,63 @@ class Rescaling(GaugeGroup):
 
     def generator_names(self, x: Point) -> list[str]:
         return [f"rescaling of hidden unit {k}" for k in range(self.dimension(x))]
+
+
+class _RescalingSettler:
+    """Makes the norms of incoming and outgoing weights equal, in place; see `GaugeGroup.settler`."""
+
+    def __init__(self, group: Rescaling, weights: Weights):
+        self._group, self._weights, self._memory = group, weights, Memory()
+        self._known: tuple[list, Point] | None = None
+
+    def __call__(self, x: Point) -> Canonical | None:
+        """The canonical form of `x`, in its memory; None where a norm, or its square, is no number, where that can be known."""
+        group, ndim = self._group, self._group.batch_ndim(x)
+        sizes = self._of_units(x, ndim, lambda t, over: t.square_().sum(over), torch.add).sqrt()
+        if sizes.device.type == "cpu":
+            right = (sizes > torch.finfo(sizes.dtype).tiny ** 0.5) & (sizes < torch.finfo(sizes.dtype).max ** 0.5)
+            if not bool(right.all()):  # dead units, or squares that are none
+                largest = self._of_units(x, ndim, lambda t, over: t.abs_().amax(over), torch.maximum)
+                if not bool((right | (largest == 0)).all()):
+                    return None
+        p, q = torch.where((sizes == 0).any(0), 1.0, sizes)  # dead units are left alone
+        xi = 0.5 * (p.log() - q.log())
+        for name in group.block_names:
+            factor = (-xi if name in group.incoming else xi).exp()
+            x[name].mul_(group.beside(factor, name, x[name], ndim).to(x[name].dtype))
+        return Canonical(x, xi)
+
+    def _of_units(
+        self,
+        x: Point,
+        ndim: int,
+        of: Callable[[Tensor, list[int]], Tensor],
+        join: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """A value (2, *batch, K) of the weights into and out of every unit; `of` may write to the copies of them that it is handed."""
+        roots, sides = self._roots(x, ndim), []
+        for names in (self._group.incoming, self._group.outgoing):
+            values = []
+            for name in names:
+                t, place = x[name], self._group.place(name, x[name], ndim)
+                over = [d for d in range(ndim, t.ndim) if d != place]
+                room = self._memory.room(name, t.shape, t)
+                copied = torch.mul(t, roots[name], out=room) if name in roots else room.copy_(t)
+                value = of(copied.unsqueeze(-1), [*over, t.ndim])  # a vector of biases has nothing else to reduce
+                values.append(value)
+            sides.append(functools.reduce(join, values))
+        return torch.stack(sides)
+
+    def _roots(self, x: Point, ndim: int) -> Point:
+        """Roots of the weights, shaped like the blocks of one point; found and checked once for points of one kind."""
+        if self._weights is None:
+            return {}
+        kind = [(name, t.shape, t.dtype, t.device) for name, t in x.items()]
+        if self._known is None or self._known[0] != kind:
+            w = flat_weights(self._weights, x, ndim)
+            one = {name: t[(0,) * ndim] for name, t in x.items()}
+            self._known = kind, {} if w is None else unflatten(w.sqrt(), one, 0)
+        return self._known[1]
 
 
 class _Units(NamedTuple):

@@ -22,7 +22,7 @@ from manifoldid.optim.late import LateVerdicts
 from manifoldid.optim.member import Bucket, Member
 from manifoldid.optim.sparse import TAKE_SPARSE, SparseStep, is_sparse
 from manifoldid.optim.state import move_curvature, restart_curvature
-from manifoldid.points import Point, cast_like, compute_point, map_blocks
+from manifoldid.points import Point, compute_point, map_blocks
 
 
 class Attachment:
@@ -143,8 +143,7 @@ class Attachment:
             self._meet_gradients()
         for bucket in self.buckets:
             if bucket.moving and not bucket.section.group.flat:
-                old = bucket.stacked("old")
-                bucket.old = map_blocks(torch.clone, old) if len(bucket.moving) == 1 else old
+                bucket.old = bucket.copied("old ")
         self._charts = [chart for bucket in self.buckets if bucket.moving for chart in bucket.enter_charts()]
         self._charts += [chart for step in self._sparse for chart in Bucket.of(step.member).enter_charts()]
         if closure is None:
@@ -206,32 +205,41 @@ class Attachment:
             bucket.keep([member for member in bucket.moving if id(member) not in taken])
 
     def _settle(self, bucket: Bucket, skipped: Tensor | None) -> None:
-        group = bucket.section.group
-        plain = skipped is None and not isinstance(self.optimizer, LBFGS)  # whose curvature has to know the whole move
-        if bucket.old is None and plain and (form := bucket.settle()) is not None:
-            self._check(form, group, form.point, bucket.label())
+        move = self._put_back if bucket.old is None else self._follow
+        if skipped is None:
+            move(bucket)
             return
-        if skipped is None and bucket.follow(lambda taken: self._check_finite(taken, bucket.label())):
-            restart_curvature(self.optimizer)
-            bucket.old = None
+        before = bucket.copied("before ")
+        move(bucket)
+        after = bucket.stacked()
+        bucket.write(map_blocks(lambda a, b: torch.where(skipped.to(a.device) > 0, b, a, out=a), after, before))
+
+    def _put_back(self, bucket: Bucket) -> None:
+        """Puts flat points back on their section."""
+        group, name = bucket.section.group, bucket.label()
+        plain = not isinstance(self.optimizer, LBFGS)  # whose curvature has to know the whole move
+        if plain and (form := bucket.settle()) is not None:
+            self._check(form, group, form.point, name)
             return
         now = bucket.stacked()
-        name = bucket.label()
-        if bucket.old is None:
-            form = bucket.section.canonical_form(now)
-            self._check(form, group, now, name)
-            new = form.point
-            move_curvature(self.optimizer, bucket.moving, form, now)
-        else:
-            kept = None if skipped is None else map_blocks(torch.clone, now)
-            new = bucket.geometry.follow(bucket.old, now)
-            now = now if kept is None else kept
-            self._check_finite(new, name)
-            restart_curvature(self.optimizer)
-            bucket.old = None
-        if skipped is not None:
-            new = map_blocks(lambda n, t: torch.where(skipped.to(n.device) > 0, t, n), new, now)
-        bucket.write(cast_like(new, now))
+        form = bucket.section.canonical_form(now)
+        self._check(form, group, now, name)
+        move_curvature(self.optimizer, bucket.moving, form, now)
+        bucket.write(form.point)
+
+    def _follow(self, bucket: Bucket) -> None:
+        """Makes the steps of curved points horizontal."""
+        old, name = bucket.old, bucket.label()
+        bucket.old = None
+
+        def check(values: Point) -> None:
+            self._check_finite(values, name)
+
+        if not bucket.follow(old, check):
+            new = bucket.geometry.follow(old, bucket.stacked(), check)
+            check(new)
+            bucket.write(new)
+        restart_curvature(self.optimizer)
 
     # ------------------------------------------------------------------------------------------------ verdicts
 

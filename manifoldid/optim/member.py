@@ -1,19 +1,19 @@
 """The points that an optimiser moves, and the buckets in which they move together."""
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from manifoldid._memory import Memory
 from manifoldid.distributed.dtensors import Local, is_spread, local_value, localised
 from manifoldid.distributed.spread import has_empty_shard, kept, require_same
 from manifoldid.groups.base import Canonical, GaugeGroup, Settler
-from manifoldid.groups.geometry import Geometry
+from manifoldid.groups.geometry import Check, Geometry
 from manifoldid.optim.chart import LogChart, gradient_value
-from manifoldid.points import HALF, Point, Weights, compute_point, map_blocks, part_of_weights
+from manifoldid.points import HALF, Point, Weights, map_blocks, part_of_weights
 from manifoldid.sections import Section
 
 
@@ -104,7 +104,9 @@ class Bucket:
     members: list[Member]
     old: Point | None = None
     moving: list[Member] = field(default_factory=list)
-    scratch: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
+    _memory: Memory = field(default_factory=Memory)
+    _lent: dict[str, Tensor] = field(default_factory=dict)
+    _unbound: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
     _listed: list[Member] | None = None
     _count: int = 0
     _parameters: list[Tensor] = field(default_factory=list)
@@ -144,15 +146,20 @@ class Bucket:
         group = self.section.group
         return group.settler(self.section.weights) if _belongs_to_its_section(type(group)) else None
 
-    def stacked(self, slot: str = "now") -> Point:
+    def stacked(self) -> Point:
         """The points of the moving members, in the computing dtype, with a leading dimension when there are several.
 
-        One point shares memory with its parameters; several are copies, in the buffer `slot`, and good until it is asked for again.
+        One point shares memory with its parameters where their dtype allows it; else they are copies, good until this is asked for again.
         """
-        if len(self.moving) == 1:
-            return compute_point(self.moving[0].point())
-        blocks = {name: self._gathered(self._tensors(name), slot + name) for name in self.moving[0].parameters}
-        return compute_point(self.moving[0].as_point(blocks))
+        blocks = {name: self._tensors(name) for name in self.moving[0].parameters}
+        if len(self.moving) == 1 and all(t.dtype not in HALF for (t,) in blocks.values()):
+            self._lent = {name: t.detach() for name, (t,) in blocks.items()}
+            return self.moving[0].as_point(self._lent)
+        return self._copied("now ", blocks)
+
+    def copied(self, name: str) -> Point:
+        """Copies of these points in memory that is kept, good until copies of that name are asked for again."""
+        return self._copied(name, {block: self._tensors(block) for block in self.moving[0].parameters})
 
     def active(self) -> list[Member]:
         """The moving members all of whose parameters have a gradient: usually the same list."""
@@ -176,50 +183,44 @@ class Bucket:
         name = self.moving[0].name
         return name if len(self.moving) == 1 else f"{name} and others of its shape, stacked,"
 
-    def follow(self, check: Callable[[Tensor], None]) -> bool:
+    def follow(self, old: Point, check: Check) -> bool:
         """Makes the steps of several curved points horizontal by the group's short cut, see `Geometry.follow_each`."""
-        if self.old is None or len(self.moving) == 1:
+        if len(self.moving) == 1:
             return False
         names = self.moving[0].parameters
         if any(p.dtype in HALF for p in names.values()):
             return False
-        return self.geometry.follow_each(self.old, {name: self._tensors(name) for name in names}, check)
+        return self.geometry.follow_each(old, {name: self._tensors(name) for name in names}, check)
 
     def settle(self) -> Canonical | None:
         """Puts flat points back on their section by the group's short cut; None, with the points still on their orbits, where there is none."""
         if (settle := self.settler) is None:
             return None
         tensors = {name: self._tensors(name) for name in self.moving[0].parameters}
-        if any(block[0].dtype in HALF for block in tensors.values()):
-            return None
-        if len(self.moving) == 1:
-            one = {name: t.detach() for name, (t,) in tensors.items()}
-            point = {name: t.contiguous() for name, t in one.items()}  # itself, or a copy: ranks must go one way
-            form = settle(self.moving[0].as_point(point))
-            for name, t in one.items():
-                if point[name] is not t:
-                    t.copy_(point[name])  # also where there is no form: all blocks may have moved along their orbit
-            return form
-        point = {name: self._gathered(block, "now" + name) for name, block in tensors.items()}
-        form = settle(self.moving[0].as_point(point))
-        if form is not None:
-            for name, block in tensors.items():
-                torch._foreach_copy_(block, self.scratch["now" + name][1])
+        in_place = len(self.moving) == 1 and all(t.is_contiguous() and t.dtype not in HALF for (t,) in tensors.values())
+        point = self.stacked() if in_place else self._copied("now ", tensors)
+        form = settle(point)
+        if not in_place and (form is not None or len(self.moving) == 1):
+            self.write(
+                point
+            )  # one point also without a form: on other ranks its blocks may have moved along their orbit
         return form
 
+    def _copied(self, slot: str, blocks: dict[str, list[Tensor]]) -> Point:
+        return self.moving[0].as_point({name: self._gathered(t, slot + name) for name, t in blocks.items()})
+
     def _gathered(self, tensors: list[Tensor], slot: str) -> Tensor:
-        """`tensors` of equal shape in a buffer that is kept from step to step: fresh memory is slower than the arithmetic."""
+        """`tensors` of equal shape in the computing dtype; one of them without a leading dimension."""
         like, count = tensors[0], len(tensors)
-        buffer, _ = self.scratch.get(slot, (None, []))
-        if buffer is None or (buffer.shape, buffer.dtype, buffer.device) != (
-            (count, *like.shape),
-            like.dtype,
-            like.device,
-        ):
-            with torch.inference_mode(False):  # a buffer made in inference mode could not be written outside of it
-                buffer = torch.empty(count, *like.shape, dtype=like.dtype, device=like.device)
-            self.scratch[slot] = (buffer, list(buffer.unbind(0)))
-        return torch.stack(tensors, out=buffer)
+        dtype = torch.float32 if like.dtype in HALF else like.dtype
+        shape = tuple(like.shape) if count == 1 else (count, *like.shape)
+        room = self._memory.room(slot, shape, like, dtype)
+        if count == 1:
+            return room.copy_(like)
+        if dtype == like.dtype:
+            return torch.stack(tensors, out=room)
+        torch._foreach_copy_(list(room.unbind(0)), tensors)
+        return room
 
     def _list(self) -> None:
         """Lists what moves anew where that has changed: to walk through a hundred members takes longer than to look at a list."""
@@ -240,15 +241,21 @@ class Bucket:
         return tensors
 
     def write(self, value: Point) -> None:
-        """Copies a stacked point into the parameters."""
+        """Copies a stacked point into the parameters, if it is not in their memory."""
         for name in self.moving[0].parameters:
-            block = value if isinstance(value, Tensor) else value[name]
-            buffer, views = self.scratch.get("now" + name, (None, []))
-            if len(self.moving) == 1:
-                views = [block]
-            elif block is not buffer:
-                views = list(block.unbind(0))
-            torch._foreach_copy_(self._tensors(name), views)
+            block, tensors = value if isinstance(value, Tensor) else value[name], self._tensors(name)
+            if len(tensors) > 1:
+                torch._foreach_copy_(tensors, self._parts(name, block))
+            elif block is not self._lent.get(name):
+                tensors[0].copy_(block)
+
+    def _parts(self, name: str, block: Tensor) -> list[Tensor]:
+        """What belongs to every moving member; kept, for a block that is kept."""
+        whole, parts = self._unbound.get(name, (None, []))
+        if whole is not block:
+            parts = list(block.unbind(0))
+            self._unbound[name] = block, parts
+        return parts
 
 
 def _plain(parameter: Tensor) -> Tensor:

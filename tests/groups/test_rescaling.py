@@ -161,3 +161,32 @@ def test_section_compiles_without_graph_breaks():
     found = torch.compile(mid.Section(GROUP), fullgraph=True)(POINT)
     for name, t in mid.Section(GROUP)(POINT).items():
         torch.testing.assert_close(found[name], t)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [(), (3,)], ids=str)
+@pytest.mark.parametrize(
+    "weights", [None, {"w": torch.tensor([1.0, 0.5, 2.0, 1.0, 1.0]), "v": torch.tensor([1.0, 3.0])}]
+)
+def test_putting_networks_back_in_place_gives_the_closed_form(weights, batch, dtype):
+    settle = GROUP.settler(weights)
+    for seed in (0, 5):
+        x = {n: randn(*batch, *t.shape, seed=seed + k).to(dtype) for k, (n, t) in enumerate(POINT.items())}
+        x["v"][..., 2] = 0  # a dead unit
+        wanted = GROUP.canonical({n: t.double() for n, t in x.items()}, weights)
+        form = settle(x)
+        assert form.point is x
+        tolerance = 8 * torch.finfo(dtype).eps  # norms of a few numbers, their logarithms, and products
+        for n, t in x.items():
+            torch.testing.assert_close(t.double(), wanted.point[n], rtol=tolerance, atol=0)
+        torch.testing.assert_close(form.xi.double(), wanted.xi, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 1e-30, 1e30])
+def test_networks_whose_squares_are_no_numbers_are_left_to_the_closed_form(wrong):
+    x = {n: t.float() for n, t in POINT.items()}
+    x["w"][1], x["b"][1] = wrong, 0
+    before = {n: t.clone() for n, t in x.items()}
+    assert GROUP.settler()(x) is None
+    for n, t in x.items():
+        torch.testing.assert_close(t, before[n], rtol=0, atol=0, equal_nan=True)

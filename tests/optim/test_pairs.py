@@ -78,7 +78,7 @@ def test_together_as_alone(layout, make, dtype):
             torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
 
 
-def test_weights_take_the_general_way():
+def test_weights_count_together_as_alone():
     group, points = pairs("rows last")
     weights = {"A": torch.linspace(0.5, 2, 24).double(), "B": torch.linspace(1, 3, 12).double()}
     alone = run(group, pairs("rows last")[1], adam, False, weights)
