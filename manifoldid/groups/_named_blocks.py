@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
-from manifoldid.groups.geometry import Check, Geometry
+from manifoldid.groups.geometry import Geometry
 from manifoldid.groups.product import ProductGeometry
-from manifoldid.points import Point, Weights, part_of_weights
+from manifoldid.points import Weights, part_of_weights
 
 
 class NamedBlocksGeometry(ProductGeometry):
@@ -23,11 +21,6 @@ class NamedBlocksGeometry(ProductGeometry):
         own.weights = part_of_weights(weights, own.group.block_names)
         self.parts = [(own, own.group.block_names)]
         self.isometric = own.isometric
-
-    def follow_each(self, x: Point, steps: dict[str, list[Tensor]], check: Check) -> bool:
-        """See `Geometry.follow_each`: the short cut of the group; blocks that it does not name are where they belong."""
-        ((own, _),) = self.parts
-        return own.follow_each(x, steps, check)
 
 
 def block_names(names: object, role: str) -> tuple[str, ...]:

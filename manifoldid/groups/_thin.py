@@ -67,28 +67,6 @@ class ThinMatrices:
             y += torch.bmm(self._a, self._on_diagonal(m)).reshape(y.shape)
         return y
 
-    def gathered(self, tensors: list[Tensor]) -> Tensor:
-        """Parts a[i] of such matrices, or their transposes where the rank comes first, put together as in `a`: (*batch, n, r).
-
-        Good until this or `products` is called again.
-        """
-        room, _ = self._room
-        torch.stack(tensors, out=room)
-        return room.mT if self._turned else room
-
-    def products(self, m: Tensor) -> list[Tensor]:
-        """The parts (a m)[i], or their transposes where the rank comes first, for m (*batch, r, r).
-
-        Good until this or `gathered` is called again.
-        """
-        room, single = self._room
-        m = m.reshape(-1, self._size, self._size)
-        if self._turned:
-            torch.bmm(m.mT, self._transpose, out=room.view(self._transpose.shape))
-        else:
-            torch.bmm(self._a, self._on_diagonal(m), out=room.view(self._folded))
-        return single
-
     def _flat(self, c: Tensor) -> Tensor:
         return c.mT.reshape(self._transpose.shape).mT if self._turned else c.reshape(self._folded)
 
@@ -115,13 +93,6 @@ class ThinMatrices:
         """Memory for matrices that are zero but for the blocks on their diagonals."""
         whole = self._memory.room("diagonal", (self._folded[0], self._folded[2], self._folded[2]), self._a).zero_()
         return whole, [whole[:, k, k] for k in self._blocks]
-
-    @cached_property
-    def _room(self) -> tuple[Tensor, list[Tensor]]:
-        """Memory like that of `a`, and its parts."""
-        one = (self._size, self._rows) if self._turned else (self._rows, self._size)
-        room = self._memory.room("like a", (*self._batch, *one), self._a)
-        return room, list(room.unbind(0))
 
     @cached_property
     def _weighted(self) -> Tensor:

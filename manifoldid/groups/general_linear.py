@@ -348,19 +348,6 @@ class GeneralLinearGeometry(Geometry):
                 self._pairs = pairs
         return pairs
 
-    def follow_each(self, x: Point, steps: dict[str, list[Tensor]], check: Check) -> bool:
-        """See `Geometry.follow_each`: `follow`, with all memory kept from step to step."""
-        if self._solve is None:
-            return False
-        pairs, ends = self._pairs_at(x), [steps[name] for name in self.group.block_names]
-        for k, (factor, end) in enumerate(zip(pairs.factors, ends, strict=True)):
-            pairs.meet(k, factor.gathered(end))
-        mixing = pairs.mixing(self._solve)
-        check(mixing)
-        torch._foreach_sub_(ends[0], pairs.factors[0].products(mixing))
-        torch._foreach_add_(ends[1], pairs.factors[1].products(mixing.mT))
-        return True
-
     def align(self, x: Point, to: Point) -> Point:
         """See `Geometry.align`: with the balance of `to`, rotated to it."""
         return self.group.closest(x, to, self.weights).point

@@ -139,7 +139,10 @@ class Geometry:
             The answer.
         """
         near = self.remembering()
-        return near.retract(x, near.horizontal(x, map_blocks(torch.sub, y, x)))
+        answer = near.retract(x, near.horizontal(x, map_blocks(torch.sub, y, x)))
+        for values in blocks_of(answer).values():
+            check(values)
+        return answer
 
     def stepping(self) -> "Geometry":
         """This geometry for many calls of `follow`, at points near one another.
@@ -147,20 +150,6 @@ class Geometry:
         What it keeps from one call to the next changes how long an answer takes, and beyond rounding not the answer.
         """
         return self
-
-    def follow_each(self, x: Point, steps: dict[str, list[Tensor]], check: Check) -> bool:
-        """`follow` of many points, written to their own memory, where the group has a short cut.
-
-        Args:
-            x: Where the steps began: (k, *event), or blocks of that.
-            steps: Where they led to: block by block k tensors, overwritten with the answers.
-            check: See `follow`.
-
-        Returns:
-            Whether there is a short cut; if not, nothing happened.
-        """
-        del x, steps, check
-        return False
 
     def exp(self, x: Point, u: Point) -> Point:
         """The geodesic of the quotient from `x` with horizontal velocity `u`, at time 1.

@@ -22,7 +22,7 @@ from manifoldid.optim.late import LateVerdicts
 from manifoldid.optim.member import Bucket, Member
 from manifoldid.optim.sparse import TAKE_SPARSE, SparseStep, is_sparse
 from manifoldid.optim.state import move_curvature, restart_curvature
-from manifoldid.points import Point, compute_point, map_blocks
+from manifoldid.points import Point, blocks_of, compute_point, map_blocks
 
 
 class Attachment:
@@ -182,7 +182,8 @@ class Attachment:
         self._charts = []
         skipped = getattr(optimizer, "found_inf", None)  # set by GradScaler while a fused step decides for itself
         for step in self._sparse:
-            self._check_finite(step.finish(), step.member.name)
+            for values in blocks_of(step.finish()).values():
+                self._check_finite(values, step.member.name)
         for bucket in self.buckets:
             if bucket.moving:
                 self._settle(bucket, skipped)
@@ -231,14 +232,8 @@ class Attachment:
         """Makes the steps of curved points horizontal."""
         old, name = bucket.old, bucket.label()
         bucket.old = None
-
-        def check(values: Point) -> None:
-            self._check_finite(values, name)
-
-        if not bucket.follow(old, check):
-            new = bucket.geometry.follow(old, bucket.stacked(), check)
-            check(new)
-            bucket.write(new)
+        new = bucket.geometry.follow(old, bucket.stacked(), lambda values: self._check_finite(values, name))
+        bucket.write(new)
         restart_curvature(self.optimizer)
 
     # ------------------------------------------------------------------------------------------------ verdicts
@@ -265,18 +260,17 @@ class Attachment:
                 f"{error}; the loss or its gradient was not finite, or the learning rate is too large"
             ) from None
 
-    def _check_finite(self, point: Point, name: str) -> None:
-        for t in [point] if isinstance(point, Tensor) else point.values():
-            if t.device.type == "cpu" and cmath.isfinite(t.sum()):
-                continue  # one pass without memory of its own; a sum that overflows says nothing yet
-            bad = ~torch.isfinite(torch.view_as_real(t) if t.is_complex() else t).all()
-            if t.device.type != "cpu":
-                self._late.send(bad, name)
-            elif bool(bad):
-                raise ValueError(
-                    f"`{name}` after this step must be finite: it has nan or infinite entries; the loss or its gradient was not "
-                    "finite, or the learning rate is too large"
-                )
+    def _check_finite(self, values: Tensor, name: str) -> None:
+        if values.device.type == "cpu" and cmath.isfinite(values.sum()):
+            return  # one pass without memory of its own; a sum that overflows says nothing yet
+        bad = ~torch.isfinite(torch.view_as_real(values) if values.is_complex() else values).all()
+        if values.device.type != "cpu":
+            self._late.send(bad, name)
+        elif bool(bad):
+            raise ValueError(
+                f"`{name}` after this step must be finite: it has nan or infinite entries; the loss or its gradient was not "
+                "finite, or the learning rate is too large"
+            )
 
     def _look(self) -> None:
         """Warns once per member when its first gradient has a component along the orbit."""

@@ -11,7 +11,7 @@ from manifoldid._memory import Memory
 from manifoldid.distributed.dtensors import Local, is_spread, local_value, localised
 from manifoldid.distributed.spread import has_empty_shard, kept, require_same
 from manifoldid.groups.base import Canonical, GaugeGroup, Settler
-from manifoldid.groups.geometry import Check, Geometry
+from manifoldid.groups.geometry import Geometry
 from manifoldid.optim.chart import LogChart, gradient_value
 from manifoldid.points import HALF, Point, Weights, map_blocks, part_of_weights
 from manifoldid.sections import Section
@@ -182,15 +182,6 @@ class Bucket:
         """What to call the moving members in messages."""
         name = self.moving[0].name
         return name if len(self.moving) == 1 else f"{name} and others of its shape, stacked,"
-
-    def follow(self, old: Point, check: Check) -> bool:
-        """Makes the steps of several curved points horizontal by the group's short cut, see `Geometry.follow_each`."""
-        if len(self.moving) == 1:
-            return False
-        names = self.moving[0].parameters
-        if any(p.dtype in HALF for p in names.values()):
-            return False
-        return self.geometry.follow_each(old, {name: self._tensors(name) for name in names}, check)
 
     def settle(self) -> Canonical | None:
         """Puts flat points back on their section by the group's short cut; None, with the points still on their orbits, where there is none."""

@@ -8,7 +8,6 @@ from cases import randn
 from torch import nn
 
 import manifoldid as mid
-from manifoldid.groups.general_linear import GeneralLinearGeometry
 
 COUNT, STEPS = 20, 8
 LAYOUTS = {
@@ -121,20 +120,14 @@ def test_what_is_not_finite_is_named_before_anything_is_written():
     torch.testing.assert_close(points[4]["A"].detach(), plain)
 
 
-def test_the_short_cut_is_taken_whatever_else_is_in_the_points(monkeypatch):
-    taken, follow_each = [], GeneralLinearGeometry.follow_each
-
-    def noted(self, *args):
-        taken.append(follow_each(self, *args))
-        return taken[-1]
-
-    monkeypatch.setattr(GeneralLinearGeometry, "follow_each", noted)
-    run(*pairs("the layout of PEFT", count=4), adam, True)
+def test_blocks_that_the_group_does_not_name_step_beside_the_pairs():
     group, points = pairs("rows last", count=4)
+    alone = run(group, pairs("rows last", count=4)[1], adam, True)
     free = [{**x, "C": nn.Parameter(randn(3))} for x in points]
-    run(group, free, adam, True)
-    assert taken == [True] * (2 * STEPS)
+    beside = run(group, free, adam, True)
     assert not torch.equal(free[0]["C"].detach(), randn(3))
+    for x, y in zip(beside[-1], alone[-1], strict=True):
+        torch.testing.assert_close({n: x[n] for n in y}, y)
 
 
 def test_addresses_that_change_between_steps_are_followed():
