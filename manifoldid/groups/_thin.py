@@ -44,28 +44,27 @@ class ThinMatrices:
         self._weights = None if weights is None else self._flat(weights.expand(a.shape))[:1].contiguous()
 
     def grams(self, c: Tensor, out: Tensor) -> None:
-        """Writes a'Wa and a'Wc to `out` (2, *batch, r, r), for c (*batch, n, r)."""
+        """Writes a'Wa and a'W(c - a) to `out` (2, *batch, r, r), for c (*batch, n, r)."""
         squares, crosses, (first, *others) = self._grams
         left = self._transpose
         if self._weights is not None:
             left = torch.mul(self._a, self._weights, out=self._weighted).mT
         torch.bmm(left, self._a, out=squares)
-        torch.bmm(left, self._flat(c), out=crosses)
+        torch.baddbmm(squares, left, self._flat(c), beta=-1, out=crosses)
         if not others:
             out.copy_(first)
         for k, block in enumerate(others):
             torch.add(out if k else first, block, out=out)
 
-    def add_product_(self, y: Tensor, m: Tensor) -> Tensor:
-        """y + a m in the memory of `y` (*batch, n, r), for m (*batch, r, r)."""
+    def add_product_(self, y: Tensor, m: Tensor, alpha: float = 1) -> None:
+        """Adds alpha a m to `y` (*batch, n, r), in place, for m (*batch, r, r)."""
         m = m.reshape(-1, self._size, self._size)
         if self._turned and y.mT.is_contiguous():
-            y.mT.view(self._transpose.shape).baddbmm_(m.mT, self._transpose)
+            y.mT.view(self._transpose.shape).baddbmm_(m.mT, self._transpose, alpha=alpha)
         elif not self._turned and y.is_contiguous():
-            y.view(self._folded).baddbmm_(self._a, self._on_diagonal(m))
+            y.view(self._folded).baddbmm_(self._a, self._on_diagonal(m), alpha=alpha)
         else:
-            y += torch.bmm(self._a, self._on_diagonal(m)).reshape(y.shape)
-        return y
+            y.add_(torch.bmm(self._a, self._on_diagonal(m)).reshape(y.shape), alpha=alpha)
 
     def _flat(self, c: Tensor) -> Tensor:
         return c.mT.reshape(self._transpose.shape).mT if self._turned else c.reshape(self._folded)

@@ -25,7 +25,7 @@ class Turning:
         self._thin, self._memory = ThinMatrices(x, weights=weights), Memory()
         self._weights, self._roots = weights, None if weights is None else weights.sqrt()
         grams = self._memory.room("grams", (2, *x.shape[:-2], x.shape[-1], x.shape[-1]), x)
-        self._grams, (self.square, self.product) = grams, grams  # x'Wx and x'Wy
+        self._grams, (self.square, self.product) = grams, grams  # x'Wx and x'W(y - x)
 
     def meet(self, y: Tensor) -> None:
         """Takes note of where a step leads (*batch, n, r)."""
@@ -41,7 +41,8 @@ class Turning:
 
     def subtract_product(self, y: Tensor, m: Tensor) -> Tensor:
         """y - x m in the memory of `y`, for m (*batch, r, r)."""
-        return self._thin.add_product_(y, -m)
+        self._thin.add_product_(y, m, alpha=-1)
+        return y
 
     def mean(self, y: Tensor) -> Tensor:
         """The weighted mean of the rows (*batch, 1, r)."""

@@ -33,7 +33,7 @@ class _Pairs:
         self.x, a = x, first[0]
         self.factors = tuple(ThinMatrices(t, dim in (0, -2), w) for t, dim, w in (first, second))
         with torch.inference_mode(False):
-            self._squares, self._crosses = grams = a.new_empty(2, 2, *a.shape[:-2], a.shape[-1], a.shape[-1])
+            self._squares, self._changes = grams = a.new_empty(2, 2, *a.shape[:-2], a.shape[-1], a.shape[-1])
         self._own = [grams[:, k] for k in range(2)]
 
     def meet(self, k: int, end: Tensor) -> None:
@@ -42,8 +42,7 @@ class _Pairs:
 
     def mixing(self, solve: Sylvester) -> Tensor:
         """L (*batch, r, r) with A'A L + L B'B = A'(C - A) - (D - B)'B, for the factors C and D at the end."""
-        change = self._crosses - self._squares
-        return solve(self._squares, change[0] - change[1].mT)
+        return solve(self._squares, self._changes[0] - self._changes[1].mT)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -335,7 +334,7 @@ class GeneralLinearGeometry(Geometry):
         mixing = pairs.mixing(self._solve or Sylvester())
         check(mixing)  # what is not finite in a factor makes a column of L so
         first, second = pairs.factors
-        first.add_product_(ends[0], -mixing)
+        first.add_product_(ends[0], mixing, alpha=-1)
         second.add_product_(ends[1], mixing.mT)
         return y
 

@@ -255,7 +255,7 @@ class SimilarityGeometry(TurningGeometry):
         square = turning.trace(turning.square)
         square = torch.where(square > 0, square, torch.ones_like(square))
         one = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-        change, middle = turning.spin() + turning.trace(turning.product) / square * one, turning.mean(y)
+        change, middle = turning.spin() + (1 + turning.trace(turning.product) / square) * one, turning.mean(y)
         check(change)
         check(middle)
         turning.subtract_product(y.sub_(middle), change)

@@ -164,14 +164,21 @@ def test_an_attached_step_keeps_the_difference_of_the_gram_matrices(start):
 
 @pytest.mark.parametrize("shape", [(5, 12, 8), (12, 8), (2, 3, 8, 4), (5, 7, 8), (3, 12, 1), (3, 4, 20), (0, 4, 8)])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_products_of_thin_matrices_are_those_of_matmul_whatever_their_layout(shape, transposed):
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("alpha", [1, -1])
+def test_products_of_thin_matrices_are_those_of_matmul_whatever_their_layout(shape, transposed, weighted, alpha):
     a, b = (randn(*shape, seed=k).mT.contiguous().mT if transposed else randn(*shape, seed=k) for k in (1, 2))
     m, y = randn(*shape[:-2], shape[-1], shape[-1], seed=3), b.clone()
-    thin, grams = ThinMatrices(a, transposed), a.new_empty(2, *m.shape)
+    w = torch.linspace(0, 2, shape[-2], dtype=a.dtype)[:, None] if weighted else None
+    thin, grams = ThinMatrices(a, transposed, w), a.new_empty(2, *m.shape)
     thin.grams(b, out=grams)
-    torch.testing.assert_close(grams, torch.stack([a.mT @ a, a.mT @ b]))
-    assert thin.add_product_(y, m) is y
-    torch.testing.assert_close(y, b + a @ m)
+    left = (a if w is None else w * a).mT
+    torch.testing.assert_close(grams, torch.stack([left @ a, left @ (b - a)]))
+    thin.add_product_(y, m, alpha)
+    torch.testing.assert_close(y, b + alpha * a @ m)
+    y = b.mT.clone(memory_format=torch.contiguous_format).mT  # another layout than that of a
+    thin.add_product_(y, m, alpha)
+    torch.testing.assert_close(y, b + alpha * a @ m)
 
 
 def test_a_small_step_in_float32_changes_the_product_as_in_float64():
