@@ -40,6 +40,7 @@ SHAPES = {
     "1 x (1e5, 64)": Shape(1, (100_000, 64)),
     "1,000 x 64": Shape(1000, (64,)),
     "100 x (768, 8)": Shape(100, (768, 8)),
+    "1 x (1e5, 8)": Shape(1, (100_000, 8)),
 }
 MILLION = "1 x 1e6"
 ITEMS = {"Translation": mid.Translation(), "Scaling": mid.Scaling(), "Affine": mid.Affine()}
@@ -49,25 +50,29 @@ GROUPS: dict[str, mid.GaugeGroup] = {
     "GeneralLinear": mid.GeneralLinear("A", "B"),
     "PositiveScaling": mid.PositiveScaling(),
     "Shift": mid.Shift({"theta": 1, "alpha": 1}),
+    "Orthogonal": mid.Orthogonal(),
+    "Similarity": mid.Similarity(),
     "Translation(blocks=)": mid.Translation(torch.arange(1_000_000) % 1000),
     "Affine(blocks=)": mid.Affine(torch.arange(1_000_000) % 1000),
     "Affine(blocks=), in order": mid.Affine(torch.arange(1_000_000) // 1000),
 }
-ONCE = (
-    "PositiveScaling",
-    "Shift",
-    "Translation(blocks=)",
-    "Affine(blocks=)",
-    "Affine(blocks=), in order",
-)  # of one shape
+LORA, POINTS = "100 x (768, 8)", "1 x (1e5, 8)"
+ONCE = {  # groups with one shape
+    "GeneralLinear": LORA,  # 50 pairs of factors
+    "PositiveScaling": MILLION,
+    "Shift": MILLION,
+    "Orthogonal": POINTS,
+    "Similarity": POINTS,
+    "Translation(blocks=)": MILLION,
+    "Affine(blocks=)": MILLION,
+    "Affine(blocks=), in order": MILLION,
+}
 HEADER = """| group | shape | bare | attached | quotient | sphere | attached / bare | sphere / attached | quotient / sphere |
 |---|---|---:|---:|---:|---:|---:|---:|---:|"""
-LORA = "100 x (768, 8)"
 CELLS = [
     (group, shape)
     for group, shape in itertools.product(GROUPS, SHAPES)
-    if (shape == LORA) == (group == "GeneralLinear")  # 50 pairs of LoRA factors, and nothing else, are points of GL(8)
-    and (shape == MILLION or group not in ONCE)
+    if (ONCE[group] == shape if group in ONCE else shape not in (LORA, POINTS))
 ]
 
 

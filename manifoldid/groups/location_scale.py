@@ -215,7 +215,7 @@ class _LocationScaleSettler:
         veto = None
         if group.shards_of(group.locations[0]) is not None and rest:  # nobody else sees what is wrong on this rank
             veto = ~torch.stack([is_right(name) for name in rest]).all(0)
-        taken = self._standardised(own, rows[group.locations[0]], veto)
+        taken = self._standardised(x, rows[group.locations[0]], veto)
         if taken is None:
             return None
         mean, size, varies = taken
