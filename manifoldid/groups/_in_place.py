@@ -58,7 +58,7 @@ def settled(x: Tensor, shift: bool, scale: bool, shards: Shards | None = None) -
     usable = rows.new_empty(rows.shape[0], 1, dtype=torch.bool) if scale else None
     for part, mean, size, has_size in _parts(rows, shards, rows, means, sizes, usable):
         _rows(part, mean, size, has_size, shards)
-    if x.device.type == "cpu" and not _is_near(means, sizes, usable):
+    if x.device.type == "cpu" and not is_near(means, sizes, usable):
         return None
     regular = None
     if sizes is not None and usable is not None:
@@ -72,7 +72,7 @@ def _is_one_row(x: Tensor, shards: Shards | None) -> bool:
     return shards is None and x.device.type == "cpu" and x.numel() == x.shape[-1]
 
 
-def _is_near(means: Tensor | None, sizes: Tensor | None, usable: Tensor | None) -> bool:
+def is_near(means: Tensor | None, sizes: Tensor | None, usable: Tensor | None) -> bool:
     """Whether what was taken out is finite, and no mean was so large that its rounding is left. What has no size is not asked again."""
     if sizes is not None and sizes.numel() and float(sizes.amin()) < torch.finfo(sizes.dtype).tiny ** 0.5:
         return False  # their squares have lost digits, or all of them

@@ -16,6 +16,7 @@ from manifoldid.groups._in_place import finite_shift
 from manifoldid.groups._items import Measure
 
 _PIECE = 1 << 18  # numbers of a piece, with 8 bytes of products each
+_ELSEWHERE = 1 << 24  # the same where calls cost more than passes
 _NEAR = 64.0  # square of a mean by that of a size; there a difference loses three bits
 
 
@@ -34,19 +35,20 @@ class _Piece(NamedTuple):
 
 
 class Passes:
-    """Passes over points (m, n) of one kind."""
+    """Passes over points (m, n) of as many items, of one dtype and device."""
 
-    def __init__(self, rows: Tensor, measure: Measure):
-        """Cuts points into pieces.
+    def __init__(self, measure: Measure, like: Tensor):
+        """Looks at no value, so that nobody waits for it when there are other points.
 
         Args:
-            rows: Points (m, n), contiguous; for shape, dtype and device.
             measure: Weights, blocks and shards of the items.
+            like: For dtype and device of points.
         """
         self.measure, self._memory = measure, Memory()
         # Over many items of a block a sequential float32 sum has no correct digit of the variance.
-        self._dtype = measure.sum_dtype(rows)
-        self._pieces = list(self._cut(rows))
+        self._dtype = measure.sum_dtype(like)
+        self._shape: torch.Size | None = None
+        self._pieces: list[_Piece] = []
 
     def mean(
         self,
@@ -67,7 +69,7 @@ class Passes:
             Means (m, blocks).
         """
         sums = rows.new_zeros(rows.shape[0], self.measure.count, dtype=self._dtype)
-        for piece in self._pieces:
+        for piece in self._cut(rows):
             part = rows[piece.rows, piece.items]
             if less is not None:
                 part.sub_(self._spread(less, part, piece))
@@ -87,8 +89,9 @@ class Passes:
             veto: See `mean`.
 
         Returns:
-            Means (m, blocks), 0 without `shift`; sizes (m, blocks), or (m, 1) `together`; and which sizes are more than rounding. None,
-            where it can be known, for points far from the section, which have then moved along their orbits at most.
+            Means (m, blocks), 0 without `shift`; sizes (m, blocks), or (m, 1) `together`; and which sizes are more than rounding. Where
+            it can be known, sizes of points far from the section are no numbers, and only means have been taken out; None, with nothing
+            written, where means are no numbers.
         """
         eps, tiny = torch.finfo(rows.dtype).eps, torch.finfo(rows.dtype).tiny
         mean = self.mean(rows, veto=veto) if shift else rows.new_zeros(rows.shape[0], self.measure.count)
@@ -98,7 +101,7 @@ class Passes:
         square = self.mean(rows, torch.square, less=finite_shift(mean) if shift else None, veto=veto)
         square = self.measure.mean_of_means(square) if together else square
         if is_far(square, math.inf) or is_far(square.reciprocal(), 1 / tiny) or is_far(mean.square(), _NEAR * square):
-            return None
+            return mean, torch.full_like(square, math.nan), torch.zeros_like(square, dtype=torch.bool)
         size, rounding = square.sqrt(), mean.abs() * eps
         regular = size >= tiny + (rounding.amax(-1, keepdim=True) if together else rounding)
         self.multiply(rows, torch.where(regular, size, 1.0).reciprocal())
@@ -106,26 +109,34 @@ class Passes:
 
     def subtract(self, rows: Tensor, value: Tensor) -> None:
         """Subtracts `value` (m, blocks) from every item of a block."""
-        for piece in self._pieces:
+        for piece in self._cut(rows):
             part = rows[piece.rows, piece.items]
             part.sub_(self._spread(value, part, piece))
 
     def multiply(self, rows: Tensor, value: Tensor) -> None:
         """Multiplies every item of a block by `value` (m, blocks or 1)."""
-        for piece in self._pieces:
+        for piece in self._cut(rows):
             part = rows[piece.rows, piece.items]
             part.mul_(self._spread(value, part, piece))
 
     # ------------------------------------------------------------------------------------------------ private
 
-    def _cut(self, rows: Tensor) -> Iterator[_Piece]:
+    def _cut(self, rows: Tensor) -> list[_Piece]:
+        """The pieces of points (m, n); those of the last call where their number has not changed."""
+        if self._shape != rows.shape:
+            self._shape, self._pieces = rows.shape, list(self._new_pieces(rows))
+        return self._pieces
+
+    def _new_pieces(self, rows: Tensor) -> Iterator[_Piece]:
         (count, items), measure = rows.shape, self.measure
-        most = _PIECE if rows.device.type == "cpu" else rows.numel()  # elsewhere calls cost more than passes
+        most = _PIECE if rows.device.type == "cpu" else _ELSEWHERE
         wide, high = max(1, min(items, most)), max(1, min(count, most // max(1, items)))
         weights = None if measure.summed is None else measure.summed.to(self._dtype)
         index = ends = None
         if measure.index is not None:
-            index = (torch.arange(high, device=rows.device)[:, None] * measure.count + measure.index).flatten()
+            index = measure.index
+            if high > 1:
+                index = (torch.arange(high, device=rows.device)[:, None] * measure.count + index).flatten()
             if measure.lengths is not None and rows.device.type == "cpu" and self._dtype == torch.float64:
                 ends = measure.lengths.repeat(high).cumsum(0)
         for row in range(0, count, high):

@@ -52,14 +52,14 @@ class ItemSettler:
             passes.subtract(rows, mean)
             return Canonical(x, mean.view(*batch, mean.shape[-1]))
         taken = passes.standardise(rows, self._shift, self._together)
-        if taken is None:
+        if taken is None or is_far(taken[1], math.inf):
             return None
         mean, size, regular = (t.view(*batch, t.shape[-1]) for t in taken)
         return Canonical(x, size.log() if self._join is None else self._join(size.log(), mean), regular)
 
     def passes(self, rows: Tensor) -> Passes:
-        """Passes over points (m, n); made once for points of one kind: nobody looks at weights and labels again."""
-        kind = (rows.shape, rows.dtype, rows.device)
+        """Passes over points (m, n); made once for items of one kind: nobody looks at weights and labels again."""
+        kind = (rows.shape[1], rows.dtype, rows.device)
         if self._known is None or self._known[0] != kind:
-            self._known = kind, Passes(rows, self._group.measure(rows, self._weights))
+            self._known = kind, Passes(self._group.measure(rows, self._weights), rows)
         return self._known[1]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from manifoldid._linalg import widened
 from manifoldid.groups._euclidean import safe_root
-from manifoldid.groups._in_place import finite_shift, standardise
+from manifoldid.groups._in_place import finite_shift, is_near, standardise
 from manifoldid.groups._items import Measure
 from manifoldid.groups._named_blocks import NamedBlocksGeometry, block_names
 from manifoldid.groups._passes import Passes
@@ -158,7 +158,7 @@ class LocationScale(GaugeGroup):
         start, goal = self.canonical(x, weights), self.canonical(to, weights)
         regular = start.verdict & goal.verdict
         point = LocationScaleGeometry(self, part_of_weights(weights, self.block_names)).align(x, to)
-        form = self.canonical(point, weights)
+        form = self.canonical(point, part_of_weights(weights, self.block_names))
         log_scale = start.xi[..., 0] - form.xi[..., 0]
         xi = torch.stack([log_scale, start.xi[..., 1] - log_scale.exp() * form.xi[..., 1]], dim=-1)
         xi = torch.where(regular.all(-1, keepdim=True), xi, torch.zeros_like(xi))
@@ -225,8 +225,8 @@ class _LocationScaleSettler:
             rows[name].sub_(shift.to(x[name].dtype)).mul_(inverse.to(x[name].dtype))
         for name in group.positive:
             rows[name].mul_((inverse if name in group.scales else scale).to(x[name].dtype))
-        if size.device.type == "cpu" and not math.isfinite(size.sum()):
-            return None  # the closed form says what is wrong
+        if size.device.type == "cpu" and not is_near(mean, size, varies):
+            return None  # all blocks are on their orbit, and the closed form says what is wrong
         fine = torch.ones_like(varies)  # what a veto has not spoilt
         right = [fine if veto is not None else group.everywhere(is_right(name)) for name in rest]
         count = len(group.locations) - 1
@@ -238,11 +238,13 @@ class _LocationScaleSettler:
         group = self._group
         if self._weights is None:
             return standardise(locations, group.shards_of(group.locations[0]), veto)
-        batch = locations.shape[:-1]
+        batch, ndim = locations.shape[:-1], group.batch_ndim(x)
         rows = locations.view(batch.numel(), locations.shape[-1])
-        kind = tuple((t.shape, t.dtype, t.device) for t in x.values())  # of all blocks: weights of each are looked at
+        kind = tuple(
+            (t.shape[ndim:], t.dtype, t.device) for t in x.values()
+        )  # of all blocks: all weights are looked at
         if self._known is None or self._known[0] != kind:
-            self._known = kind, Passes(rows, group.measure(x, self._weights))
+            self._known = kind, Passes(group.measure(x, self._weights), rows)
         taken = self._known[1].standardise(rows, veto=None if veto is None else veto.reshape(-1, 1))
         if taken is None:
             return None

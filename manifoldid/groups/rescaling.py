@@ -1,6 +1,7 @@
 """Rescaling: hidden units of positively homogeneous networks (ReLU), incoming weights times c, outgoing ones divided by c."""
 
 import functools
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -246,15 +247,15 @@ class _RescalingSettler:
     def __call__(self, x: Point) -> Canonical | None:
         """The canonical form of `x`, in its memory; None where a norm, or its square, is no number, where that can be known."""
         group, ndim = self._group, self._group.batch_ndim(x)
-        sizes = self._of_units(x, ndim, lambda t, over: t.square_().sum(over), torch.add).sqrt()
-        if sizes.device.type == "cpu":
-            right = (sizes > torch.finfo(sizes.dtype).tiny ** 0.5) & (sizes < torch.finfo(sizes.dtype).max ** 0.5)
+        squares = self._of_units(x, ndim, lambda t, over: t.square_().sum(over), torch.add)
+        if squares.device.type == "cpu":
+            right = (squares > self._least_squares(x, ndim).to(squares.dtype)) & (squares < math.inf)
             if not bool(right.all()):  # dead units, or squares that are none
                 largest = self._of_units(x, ndim, lambda t, over: t.abs_().amax(over), torch.maximum)
                 if not bool((right | (largest == 0)).all()):
                     return None
-        p, q = torch.where((sizes == 0).any(0), 1.0, sizes)  # dead units are left alone
-        xi = 0.5 * (p.log() - q.log())
+        p, q = torch.where((squares == 0).any(0), 1.0, squares)  # dead units are left alone
+        xi = 0.25 * (p.log() - q.log())
         for name in group.block_names:
             factor = (-xi if name in group.incoming else xi).exp()
             x[name].mul_(group.beside(factor, name, x[name], ndim).to(x[name].dtype))
@@ -273,6 +274,9 @@ class _RescalingSettler:
             values = []
             for name in names:
                 t, place = x[name], self._group.place(name, x[name], ndim)
+                if not t.numel():
+                    values.append(t.new_zeros(*t.shape[:ndim], t.shape[place]))
+                    continue
                 over = [d for d in range(ndim, t.ndim) if d != place]
                 room = self._memory.room(name, t.shape, t)
                 copied = torch.mul(t, roots[name], out=room) if name in roots else room.copy_(t)
@@ -281,11 +285,19 @@ class _RescalingSettler:
             sides.append(functools.reduce(join, values))
         return torch.stack(sides)
 
+    def _least_squares(self, x: Point, ndim: int) -> Tensor:
+        """Sums of squares, (2, 1, ...) into and out of a unit, above which those that underflow are rounding."""
+        least = []
+        for names in (self._group.incoming, self._group.outgoing):
+            kinds = [(torch.finfo(x[name].dtype), x[name].shape[ndim:].numel()) for name in names]
+            least.append(max(kind.tiny / kind.eps * numbers for kind, numbers in kinds) / self._group.dimension(x))
+        return torch.tensor(least, dtype=torch.float64).view(2, *(1,) * (ndim + 1))
+
     def _roots(self, x: Point, ndim: int) -> Point:
         """Roots of the weights, shaped like the blocks of one point; found and checked once for points of one kind."""
         if self._weights is None:
             return {}
-        kind = [(name, t.shape, t.dtype, t.device) for name, t in x.items()]
+        kind = [(name, t.shape[ndim:], t.dtype, t.device) for name, t in x.items()]
         if self._known is None or self._known[0] != kind:
             w = flat_weights(self._weights, x, ndim)
             one = {name: t[(0,) * ndim] for name, t in x.items()}

@@ -13,7 +13,7 @@ from manifoldid.distributed.spread import has_empty_shard, kept, require_same
 from manifoldid.groups.base import Canonical, GaugeGroup, Settler
 from manifoldid.groups.geometry import Geometry
 from manifoldid.optim.chart import LogChart, gradient_value
-from manifoldid.points import HALF, Point, Weights, map_blocks, part_of_weights
+from manifoldid.points import HALF, Point, Weights, blocks_of, map_blocks, part_of_weights
 from manifoldid.sections import Section
 
 
@@ -91,9 +91,11 @@ class Member:
         return (self.group.flat, tuple((n, p.shape, p.dtype, p.device) for n, p in self.parameters.items()))
 
     def stacks(self) -> bool:
-        """Whether stacking points of this shape gives a batch that the group understands."""
+        """Whether stacking points of this shape gives a batch that the group understands, however many they are."""
         point = self.point()
-        return self.group.batch_ndim(map_blocks(lambda t: t[None], point)) == self.group.batch_ndim(point) + 1
+        ndim, sizes = self.group.batch_ndim(point), {n for t in blocks_of(point).values() for n in t.shape}
+        stacked = (map_blocks(lambda t, k=k: t.expand(k, *t.shape), point) for k in {1, *sizes})
+        return all(self.group.batch_ndim(many) == ndim + 1 for many in stacked)
 
 
 @dataclass
@@ -106,13 +108,13 @@ class Bucket:
     moving: list[Member] = field(default_factory=list)
     _memory: Memory = field(default_factory=Memory)
     _lent: dict[str, Tensor] = field(default_factory=dict)
-    _unbound: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
+    _rooms: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
     _listed: list[Member] | None = None
     _count: int = 0
     _parameters: list[Tensor] = field(default_factory=list)
     _asking: bool = False
     _lists: dict[str, list[Tensor]] = field(default_factory=dict)
-    _charts: dict[str, LogChart] = field(default_factory=dict)
+    _charts: dict[tuple[str, int], LogChart] = field(default_factory=dict)
 
     @staticmethod
     def of(member: Member) -> "Bucket":
@@ -127,10 +129,11 @@ class Bucket:
                 continue
             parameters = [member.parameters[name] for member in self.moving]
             if len(parameters) == 1 or all(local_value(p).is_contiguous() for p in parameters):
-                groups = [(self._charts.setdefault(name, LogChart()), parameters)]
+                groups = [parameters]
             else:
-                groups = [(LogChart(), [p]) for p in parameters]
-            for chart, own in groups:
+                groups = [[p] for p in parameters]
+            for k, own in enumerate(groups):
+                chart = self._charts.setdefault((name, k), LogChart())
                 chart.begin(own)
                 entered.append(chart)
         return entered
@@ -147,12 +150,12 @@ class Bucket:
         return group.settler(self.section.weights) if _belongs_to_its_section(type(group)) else None
 
     def stacked(self) -> Point:
-        """The points of the moving members, in the computing dtype, with a leading dimension when there are several.
+        """The points of the moving members, contiguous, in the computing dtype, with a leading dimension when there are several.
 
-        One point shares memory with its parameters where their dtype allows it; else they are copies, good until this is asked for again.
+        One point shares memory with its parameters where that is possible; else they are copies, good until this is asked for again.
         """
         blocks = {name: self._tensors(name) for name in self.moving[0].parameters}
-        if len(self.moving) == 1 and all(t.dtype not in HALF for (t,) in blocks.values()):
+        if len(self.moving) == 1 and all(t.is_contiguous() and t.dtype not in HALF for (t,) in blocks.values()):
             self._lent = {name: t.detach() for name, (t,) in blocks.items()}
             return self.moving[0].as_point(self._lent)
         return self._copied("now ", blocks)
@@ -187,14 +190,11 @@ class Bucket:
         """Puts flat points back on their section by the group's short cut; None, with the points still on their orbits, where there is none."""
         if (settle := self.settler) is None:
             return None
-        tensors = {name: self._tensors(name) for name in self.moving[0].parameters}
-        in_place = len(self.moving) == 1 and all(t.is_contiguous() and t.dtype not in HALF for (t,) in tensors.values())
-        point = self.stacked() if in_place else self._copied("now ", tensors)
+        point = self.stacked()
         form = settle(point)
-        if not in_place and (form is not None or len(self.moving) == 1):
-            self.write(
-                point
-            )  # one point also without a form: on other ranks its blocks may have moved along their orbit
+        # One point also without a form: on other ranks its blocks may have moved along their orbit.
+        if form is not None or len(self.moving) == 1:
+            self.write(point)
         return form
 
     def _copied(self, slot: str, blocks: dict[str, list[Tensor]]) -> Point:
@@ -208,9 +208,11 @@ class Bucket:
         room = self._memory.room(slot, shape, like, dtype)
         if count == 1:
             return room.copy_(like)
+        if room is not self._rooms.get(slot, (None, []))[0]:
+            self._rooms[slot] = room, list(room.unbind(0))
         if dtype == like.dtype:
             return torch.stack(tensors, out=room)
-        torch._foreach_copy_(list(room.unbind(0)), tensors)
+        torch._foreach_copy_(self._rooms[slot][1], tensors)
         return room
 
     def _list(self) -> None:
@@ -236,17 +238,10 @@ class Bucket:
         for name in self.moving[0].parameters:
             block, tensors = value if isinstance(value, Tensor) else value[name], self._tensors(name)
             if len(tensors) > 1:
-                torch._foreach_copy_(tensors, self._parts(name, block))
+                room, parts = self._rooms.get("now " + name, (None, []))
+                torch._foreach_copy_(tensors, parts if block is room else list(block.unbind(0)))
             elif block is not self._lent.get(name):
                 tensors[0].copy_(block)
-
-    def _parts(self, name: str, block: Tensor) -> list[Tensor]:
-        """What belongs to every moving member; kept, for a block that is kept."""
-        whole, parts = self._unbound.get(name, (None, []))
-        if whole is not block:
-            parts = list(block.unbind(0))
-            self._unbound[name] = block, parts
-        return parts
 
 
 def _plain(parameter: Tensor) -> Tensor:

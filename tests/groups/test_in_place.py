@@ -129,11 +129,12 @@ def test_locations_scales_and_slopes_move_together(batch, dtype, weights):
     assert form.regular.all()
     for n, bad in (("z", 0.3), ("s", 0.0), ("q", float("nan"))):
         y = {**{m: t.clone() for m, t in x.items()}, n: torch.full_like(x[n], bad)}
+        start = {m: t.clone() for m, t in y.items()}
         form = settle(y)
         if form is None:  # rows without a size are far from every section
             assert n == "z"
-            assert weights or not batch
-            assert all(torch.equal(t, x[m]) for m, t in y.items() if m != n)
+            before, after = (group.canonical(p, weights).point for p in (start, y))
+            torch.testing.assert_close(after, before, rtol=tolerance, atol=tolerance)
             continue
         assert not form.regular[..., "zsq".index(n)].any()
         assert form.regular.sum() == 2 * form.regular[..., 0].numel()
@@ -271,3 +272,42 @@ def test_blocks_of_different_dtypes_are_shifted_together():
     for name, t in form.point.items():
         assert t.dtype == (torch.float32 if name == "user" else torch.float64)
         torch.testing.assert_close(t.double(), wanted.point[name], rtol=0, atol=4 * torch.finfo(torch.float32).eps)
+
+
+@pytest.mark.parametrize("weights", [None, {"z": torch.tensor([1.0, 2.0, 0.0, 1.0])}], ids=["", "weights"])
+@pytest.mark.parametrize(
+    "z",
+    [
+        [[9.0, 10.0, 11.0, 12.0]],
+        [[9.0, 10.0, 11.0, 12.0], [-0.5, 1.0, -1.0, 1.0]],
+        [[1e6, 1e6 + 1, 1e6 + 2, 1e6 + 3]] * 2,
+    ],
+    ids=["one row", "one of two rows", "both rows"],
+)
+def test_all_locations_stay_on_one_orbit_where_the_first_is_far_from_the_section(z, weights):
+    group = mid.LocationScale(("z", "y"), slopes=("q",))
+    x = {"z": torch.tensor(z), "y": torch.tensor([[10.0, 11.0]] * len(z)), "q": torch.ones(len(z), 1)}
+    y = {n: t.clone() for n, t in x.items()}
+    form = group.settler(weights)(y)
+    rounding = 8 * torch.finfo(torch.float32).eps * float(x["z"].abs().max())
+    wanted = group.canonical({n: t.double() for n, t in x.items()}, weights).point
+    found = group.canonical({n: t.double() for n, t in y.items()}, weights).point if form is None else y
+    for n, t in found.items():
+        torch.testing.assert_close(t.double(), wanted[n], rtol=rounding, atol=rounding)
+
+
+def test_far_rows_of_locations_are_left_to_the_closed_form():
+    group = mid.LocationScale(("z",))
+    x = {"z": torch.randn(2, 100, generator=torch.Generator().manual_seed(0)) + 1e5}
+    assert group.settler()(x) is None
+
+
+def test_weights_and_labels_are_looked_at_once_however_many_rows_there_are(monkeypatch):
+    group = mid.Affine(LABELS)
+    settle = group.settler(WEIGHTS)
+    points = [randn(rows, 10, seed=rows) + 2 * (-1.0) ** torch.arange(10) for rows in (1, 3, 2, 1)]
+    wanted = [group.canonical(x, WEIGHTS).point for x in points]
+    settle(points[0])
+    monkeypatch.delattr(_passes.Measure, "__init__")
+    for x, point in zip(points[1:], wanted[1:], strict=True):
+        torch.testing.assert_close(settle(x).point, point)

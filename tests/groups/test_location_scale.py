@@ -151,3 +151,14 @@ def test_section_compiles_without_graph_breaks():
     found = torch.compile(mid.Section(IRT), fullgraph=True)(POINT)
     for name, t in mid.Section(IRT)(POINT).items():
         torch.testing.assert_close(found[name], t)
+
+
+def test_weights_of_blocks_that_it_does_not_name_are_for_others():
+    group = mid.LocationScale(("mu",), scales=("sigma",))
+    x, to = ({"mu": randn(6, seed=k), "sigma": positive(4, seed=k), "free": randn(3)} for k in (0, 5))
+    weights = {"mu": torch.arange(1.0, 7.0), "free": torch.arange(1.0, 4.0)}
+    own = {"mu": weights["mu"]}
+    torch.testing.assert_close(mid.Section(group, weights, at=to)(x), mid.Section(group, own, at=to)(x))
+    torch.testing.assert_close(mid.Section(group, weights)(x), mid.Section(group, own)(x))
+    start = {n: t.clone() for n, t in x.items()}
+    torch.testing.assert_close(group.settler(weights)(x).point, group.canonical(start, own).point)

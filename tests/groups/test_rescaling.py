@@ -190,3 +190,51 @@ def test_networks_whose_squares_are_no_numbers_are_left_to_the_closed_form(wrong
     assert GROUP.settler()(x) is None
     for n, t in x.items():
         torch.testing.assert_close(t, before[n], rtol=0, atol=0, equal_nan=True)
+
+
+def test_blocks_without_weights_of_a_unit_count_for_nothing():
+    group = mid.Rescaling(("w", "b"), ("v",))
+    x = {"w": torch.zeros(3, 0), "b": torch.tensor([0.0, 1.0, 2.0]), "v": torch.ones(2, 3)}  # the first unit is dead
+    wanted = group.canonical(x)
+    form = group.settler()(x)
+    torch.testing.assert_close(form.point, wanted.point)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        {"w": 3e-22 * randn(3, 4).float(), "v": randn(2, 3)},
+        {"w": torch.full((1, 10**6), 1.1e-22), "v": torch.ones(2, 1)},
+    ],
+    ids=["two dtypes", "many small weights"],
+)
+def test_squares_that_underflow_are_left_to_the_closed_form(x):
+    assert mid.Rescaling(("w",), ("v",)).settler()(x) is None
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("group", "shapes"),
+    [
+        (mid.Rescaling(("w",), ("v",)), {"w": (3, 2, 2, 2), "v": (4, 3)}),
+        (mid.Rescaling(("w",), ("v",), dims={"v": 1}), {"w": (3, 2, 2, 2), "v": (4, 3, 2, 2)}),
+        (mid.Rescaling(("w",), ("v",)), {"w": (3,), "v": (3,)}),
+    ],
+    ids=["convolution and matrix", "convolutions", "vectors"],
+)
+@pytest.mark.filterwarnings("ignore::manifoldid.NotInvariantWarning")
+def test_as_many_networks_as_there_are_units_are_not_taken_for_one(group, shapes, count):
+    points = [
+        {n: torch.nn.Parameter(randn(*shape, seed=9 * k + j)) for j, (n, shape) in enumerate(shapes.items())}
+        for k in range(count)
+    ]
+    optimizer = torch.optim.SGD([p for x in points for p in x.values()], lr=0.1)
+    for x in points:
+        mid.attach(optimizer, group, x)
+    before = [{n: p.detach().clone() for n, p in x.items()} for x in points]
+    for x in points:
+        for p in x.values():
+            p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for x, start in zip(points, before, strict=True):
+        torch.testing.assert_close({n: p.detach() for n, p in x.items()}, start)

@@ -32,6 +32,7 @@ CASES = {
     "affine, weights": (mid.Affine(), {"": (7,)}, torch.arange(1.0, 8.0)),
     "translation, blocks": (mid.Translation(LABELS), {"": (7,)}, None),
     "affine, blocks": (mid.Affine(LABELS), {"": (7,)}, None),
+    "affine, blocks and weights": (mid.Affine(LABELS), {"": (7,)}, torch.arange(1.0, 8.0)),
     "affine, common scale": (mid.Affine(LABELS, common_scale=True), {"": (7,)}, None),
     "shift": (mid.Shift(torch.ones(1, 7)), {"": (7,)}, None),
     "rasch": (mid.Shift({"A": 1, "B": 1}), {"A": (7,), "B": (5,)}, None),
@@ -40,11 +41,24 @@ CASES = {
     "the layout of peft": (mid.GeneralLinear("A", "B", rank_dims=(0, -1)), {"A": (3, 8), "B": (6, 3)}, None),
     "location and scale": (mid.LocationScale(locations=("A",), slopes=("B",)), {"A": (8,), "B": (6,)}, None),
     "rescaling": (mid.Rescaling(incoming=("A",), outgoing=("B",)), {"A": (8, 3), "B": (6, 8)}, None),
+    "location and scale, weights": (
+        mid.LocationScale(locations=("A",), slopes=("B",)),
+        {"A": (8,), "B": (6,)},
+        {"A": torch.arange(1.0, 9.0)},
+    ),
+    "rescaling, weights": (
+        mid.Rescaling(incoming=("A",), outgoing=("B",)),
+        {"A": (8, 3), "B": (6, 8)},
+        {"A": torch.arange(1.0, 9.0)},
+    ),
+    "phase": (mid.Phase(), {"": (7,)}, None),
+    "orthogonal, weights": (mid.Orthogonal(), {"": (7, 2)}, torch.arange(1.0, 8.0)),
     "rigid motion": (mid.RigidMotion(), {"": (7, 2)}, None),
     "similarity": (mid.Similarity(), {"": (7, 2)}, None),
     "pointwise": (mid.Pointwise(torch.sinh, torch.asinh), {"": (7,)}, None),
     "product": (mid.Product(A=mid.Translation(), B=mid.Orthogonal()), {"A": (7,), "B": (7, 2)}, None),
 }
+COMPLEX = ("phase",)
 DEVICE = "pretend"
 
 
@@ -98,12 +112,14 @@ def run(name, count, sharded):
     group, shapes, weights = CASES[name]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, arriving(mode):
         group = mid.distributed.sharded(group) if sharded else group
+        dtype = torch.complex64 if name in COMPLEX else torch.float32
         values = [
-            {block: torch.rand(shape, device=DEVICE) + 0.5 for block, shape in shapes.items()} for _ in range(count)
+            {block: torch.rand(shape, device=DEVICE, dtype=dtype) + 0.5 for block, shape in shapes.items()}
+            for _ in range(count)
         ]
         members = [{block: nn.Parameter(t) for block, t in x.items()} for x in values]
         optimizer = torch.optim.SGD([p for x in members for p in x.values()], lr=0.1)
-        weights = None if weights is None else weights.to(DEVICE)
+        weights = None if weights is None else points.map_blocks(lambda w: w.to(DEVICE), weights)
         with waiting_is_allowed():
             for x in members:
                 mid.attach(optimizer, group, x.get("", x), weights=weights)
@@ -114,6 +130,9 @@ def run(name, count, sharded):
             for k in range(3):
                 for p in optimizer.param_groups[0]["params"]:
                     p.grad = torch.rand_like(p)
+                if count > 1 and k == 2:  # one more or less is no reason to look at weights and labels again
+                    for p in members[0].values():
+                        p.grad = None
                 with looked_at_as_real_tensors() if k else ExitStack():
                     optimizer.step()
         flags = [flag.host for flag in attachment._late._waiting]

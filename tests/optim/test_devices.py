@@ -6,19 +6,28 @@ import pytest
 import torch
 import torch.distributed as dist
 from cases import randn
-from pretend import CASES, SHARDED
+from pretend import CASES, COMPLEX, SHARDED
 from torch import nn
 
 import manifoldid as mid
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
 DEVICES = ["cpu", CUDA]
-DECOMPOSED = {"orthogonal", "general linear", "the layout of peft", "rigid motion", "similarity", "product"}
+DECOMPOSED = {
+    "orthogonal",
+    "orthogonal, weights",
+    "general linear",
+    "the layout of peft",
+    "rigid motion",
+    "similarity",
+    "product",
+}
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 
 def members(name, count, device, dtype=torch.float64):
     _, shapes, _ = CASES[name]
+    dtype = dtype.to_complex() if name in COMPLEX else dtype
     values = [
         {n: randn(*shape, seed=10 * k + j).exp() for j, (n, shape) in enumerate(shapes.items())} for k in range(count)
     ]
@@ -28,7 +37,7 @@ def members(name, count, device, dtype=torch.float64):
 def attached(name, points, group=None):
     """A fused Adam on these points, after a first step."""
     own, _, weights = CASES[name]
-    optimizer = torch.optim.Adam([p for x in points for p in x.values()], lr=0.01, fused=True)
+    optimizer = torch.optim.Adam([p for x in points for p in x.values()], lr=0.01, fused=name not in COMPLEX)
     for x in points:
         mid.attach(optimizer, group or own, x.get("", x), weights=weights)
     step(optimizer, 0)

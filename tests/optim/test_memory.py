@@ -22,6 +22,7 @@ CASES = {
     "Scaling": (mid.Scaling(), VECTOR),
     "Scaling, blocks": (mid.Scaling(LABELS), VECTOR),
     "PositiveScaling": (mid.PositiveScaling(), VECTOR),
+    "PositiveScaling of rows": (mid.PositiveScaling(), ROWS),
     "PositiveScaling, blocks": (mid.PositiveScaling(LABELS), VECTOR),
     "Affine": (mid.Affine(), VECTOR),
     "Affine of rows": (mid.Affine(), ROWS),
@@ -30,6 +31,7 @@ CASES = {
     "Affine, common scale": (mid.Affine(LABELS, common_scale=True), VECTOR),
     "Shift by numbers": (mid.Shift({"theta": 1, "beta": -1}), {"theta": (SIZE,), "beta": (SIZE,)}),
     "Shift by directions": (mid.Shift(randn(2, SIZE)), VECTOR),
+    "Shift by long directions": (mid.Shift(randn(2, 8 * SIZE)), {"": (8 * SIZE,)}),
     "LocationScale": (mid.LocationScale(("z", "y"), scales=("s",), slopes=("q",)), IRT),
     "Rescaling": (mid.Rescaling(("w", "b"), ("v",)), NETWORK),
     "GeneralLinear": (mid.GeneralLinear("A", "B"), PAIR),
@@ -41,7 +43,7 @@ CASES = {
 }
 
 
-def made(case, count=1, dtype=torch.float32, with_weights=False, fused=False):
+def made(case, count=1, dtype=torch.float32, with_weights=False, fused=False, layout=lambda t: t):
     """An attached optimiser whose scratch memory is there."""
     group, shapes = CASES[case]
     dtype = torch.complex64 if case == "Phase" else dtype
@@ -49,7 +51,7 @@ def made(case, count=1, dtype=torch.float32, with_weights=False, fused=False):
     for k in range(count):
         values = {name: randn(*shape, seed=9 * k + j) for j, (name, shape) in enumerate(shapes.items())}
         values = {name: t.exp() if name in group.positive else t for name, t in values.items()}
-        points.append({name: nn.Parameter((0.9 * t).to(dtype)) for name, t in values.items()})
+        points.append({name: nn.Parameter(layout((0.9 * t).to(dtype))) for name, t in values.items()})
     if with_weights:
         one = {name: t[0] if case.endswith("of rows") else t for name, t in points[0].items()}
         turned = {name for name, d in zip(group.block_names, getattr(group, "rank_dims", ()), strict=False) if d == 0}
@@ -91,6 +93,15 @@ def test_requests_are_seen():
 def test_a_step_asks_for_no_memory_of_the_size_of_a_point(case, count, with_weights, dtype):
     optimizer = made(case, count, dtype, with_weights)
     assert largest_request(optimizer.step) < SIZE  # a quarter of a block in float32
+
+
+@pytest.mark.filterwarnings("ignore::manifoldid.NotInvariantWarning")
+@pytest.mark.parametrize("case", ["Translation of rows", "PositiveScaling of rows", "Orthogonal"])
+@pytest.mark.parametrize("count", [1, 3], ids=["one", "several"])
+def test_a_step_of_parameters_that_are_not_contiguous_asks_for_none_either(case, count):
+    optimizer = made(case, count, layout=lambda t: t.mT.contiguous().mT)
+    assert not any(p.is_contiguous() for p in optimizer.param_groups[0]["params"])
+    assert largest_request(optimizer.step) < SIZE
 
 
 @pytest.mark.filterwarnings("ignore::manifoldid.NotInvariantWarning")
