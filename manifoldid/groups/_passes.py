@@ -47,7 +47,8 @@ class Passes:
         self.measure, self._memory = measure, Memory()
         # Over many items of a block a sequential float32 sum has no correct digit of the variance.
         self._dtype = measure.sum_dtype(like)
-        self._shape: torch.Size | None = None
+        self._weights = None if measure.summed is None else measure.summed.to(self._dtype)
+        self._index, self._shape = measure.index, torch.Size()
         self._pieces: list[_Piece] = []
 
     def mean(
@@ -131,19 +132,18 @@ class Passes:
         (count, items), measure = rows.shape, self.measure
         most = _PIECE if rows.device.type == "cpu" else _ELSEWHERE
         wide, high = max(1, min(items, most)), max(1, min(count, most // max(1, items)))
-        weights = None if measure.summed is None else measure.summed.to(self._dtype)
-        index = ends = None
-        if measure.index is not None:
-            index = measure.index
-            if high > 1:
-                index = (torch.arange(high, device=rows.device)[:, None] * measure.count + index).flatten()
+        weights, ends = self._weights, None
+        if measure.index is not None and self._index is not None:
+            if self._index.shape[0] < high * items:
+                first = torch.arange(high, device=rows.device)[:, None] * measure.count
+                self._index = (first + measure.index).flatten()
             if measure.lengths is not None and rows.device.type == "cpu" and self._dtype == torch.float64:
                 ends = measure.lengths.repeat(high).cumsum(0)
         for row in range(0, count, high):
             for start in range(0, items, wide):
                 here, first = slice(start, min(start + wide, items)), 0
                 lengths, numbers = None, slice(start, start + min(high, count - row) * (here.stop - start))
-                own = None if index is None else index[numbers]
+                own = None if self._index is None else self._index[numbers]
                 if own is not None and ends is not None:
                     first, last = int(own[0]), int(own[-1])
                     inside = ends.clamp(numbers.start, numbers.stop).diff(prepend=ends.new_tensor([numbers.start]))

@@ -25,30 +25,33 @@ class ThinMatrices:
     the caches, a call takes microseconds, whatever it does.
     """
 
-    def __init__(self, a: Tensor, turned: bool = False, weights: Tensor | None = None):
+    def __init__(self, a: Tensor, turned: bool = False, weights: Tensor | None = None, memory: Memory | None = None):
         """Makes the views.
 
         Args:
             a: (*batch, n, r). What is written to it later is seen, if it is contiguous, or its transpose and `turned`.
             turned: Whether the rank comes first in memory, as in PEFT's lora_A; with one row or column strides do not tell.
             weights: Of the rows, in Gram matrices (n, 1).
+            memory: For W a, under the name "weighted".
         """
         (rows, size), count = a.shape[-2:], a.shape[:-2].numel()
         self._turned = turned and a.mT.is_contiguous()
         fold = _fold(rows, size) if a.is_contiguous() and not self._turned else 1
-        self._batch, self._rows, self._size, self._memory = a.shape[:-2], rows, size, Memory()
+        self._batch, self._size, self._memory = a.shape[:-2], size, memory or Memory()
         self._folded = (count, rows // fold, fold * size)
-        self._a = a.mT.view(count, size, rows).mT if self._turned else a.reshape(self._folded)
+        self._rows = a.mT.view(count, size, rows).mT if self._turned else a.reshape(count, rows, size)
+        self._a = self._rows if self._turned else self._rows.view(self._folded)
         self._transpose = self._a.mT
         self._blocks = [slice(k, k + size) for k in range(0, fold * size, size)]
-        self._weights = None if weights is None else self._flat(weights.expand(a.shape))[:1].contiguous()
+        self._weights = weights
 
     def grams(self, c: Tensor, out: Tensor) -> None:
         """Writes a'Wa and a'W(c - a) to `out` (2, *batch, r, r), for c (*batch, n, r)."""
         squares, crosses, (first, *others) = self._grams
         left = self._transpose
         if self._weights is not None:
-            left = torch.mul(self._a, self._weights, out=self._weighted).mT
+            weighted, left = self._weighted
+            torch.mul(self._rows, self._weights, out=weighted)
         torch.bmm(left, self._a, out=squares)
         torch.baddbmm(squares, left, self._flat(c), beta=-1, out=crosses)
         if not others:
@@ -94,11 +97,13 @@ class ThinMatrices:
         return whole, [whole[:, k, k] for k in self._blocks]
 
     @cached_property
-    def _weighted(self) -> Tensor:
-        """Memory for W a, shaped like `_a`."""
+    def _weighted(self) -> tuple[Tensor, Tensor]:
+        """Memory for W a, as rows (k, n, r) and as what `_transpose` is for a."""
         if self._turned:
-            return self._memory.room("weighted", tuple(self._transpose.shape), self._a).mT
-        return self._memory.room("weighted", self._folded, self._a)
+            transpose = self._memory.room("weighted", tuple(self._transpose.shape), self._a)
+            return transpose.mT, transpose
+        room = self._memory.room("weighted", tuple(self._rows.shape), self._a)
+        return room, room.view(self._folded).mT
 
 
 def _fold(rows: int, columns: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from manifoldid._linalg import balanced_frame, polar, rank_tolerance, right_singular
+from manifoldid._memory import Kept, Memory
 from manifoldid.groups._named_blocks import NamedBlocksGeometry
 from manifoldid.groups._sylvester import Sylvester
 from manifoldid.groups._thin import ThinMatrices
@@ -30,10 +31,10 @@ class _Pairs:
 
     def __init__(self, x: Point, group: "GeneralLinear", weights: Weights):
         first, second = zip(group.factors_of(x), group.rank_dims, group.row_weights(x, weights), strict=True)
-        self.x, a = x, first[0]
         self.factors = tuple(ThinMatrices(t, dim in (0, -2), w) for t, dim, w in (first, second))
-        with torch.inference_mode(False):
-            self._squares, self._changes = grams = a.new_empty(2, 2, *a.shape[:-2], a.shape[-1], a.shape[-1])
+        a = first[0]
+        grams = Memory().room("grams", (2, 2, *a.shape[:-2], a.shape[-1], a.shape[-1]), a)
+        self._squares, self._changes = grams
         self._own = [grams[:, k] for k in range(2)]
 
     def meet(self, k: int, end: Tensor) -> None:
@@ -253,13 +254,13 @@ class GeneralLinearGeometry(Geometry):
     """
 
     group: GeneralLinear
-    _pairs: "_Pairs | None" = None
+    _kept: Kept[_Pairs] | None = None
     _solve: Sylvester | None = None
 
     def stepping(self) -> "GeneralLinearGeometry":
         """See `Geometry.stepping`: it keeps the eigenvectors of the Gram matrices, and memory."""
         other = copy.copy(self)
-        other._solve = Sylvester()
+        other._solve, other._kept = Sylvester(), Kept()
         return other
 
     def inner(self, x: Point, u: Point, v: Point) -> Tensor:
@@ -339,13 +340,12 @@ class GeneralLinearGeometry(Geometry):
         return y
 
     def _pairs_at(self, x: Point) -> _Pairs:
-        """Memory for steps that begin at `x`; that of the last one where it is the same tensors."""
-        pairs = self._pairs
-        if pairs is None or any(t is not pairs.x[name] for name, t in x.items()):
-            pairs = _Pairs(x, self.group, self.weights)
-            if self._solve is not None:
-                self._pairs = pairs
-        return pairs
+        """Memory for steps that begin at `x`."""
+
+        def make() -> _Pairs:
+            return _Pairs(x, self.group, self.weights)
+
+        return make() if self._kept is None else self._kept.of([x[name] for name in self.group.block_names], make)
 
     def align(self, x: Point, to: Point) -> Point:
         """See `Geometry.align`: with the balance of `to`, rotated to it."""

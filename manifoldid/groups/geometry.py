@@ -133,7 +133,7 @@ class Geometry:
         Args:
             x: Where the step began; may be overwritten.
             y: Where it led to; may be overwritten, with the answer.
-            check: Is handed, before anything is written, a tensor that is finite only where the answer is; may raise.
+            check: Is handed, once, a tensor that is finite only where the answer is; may raise, and `y` is where it was, up to rounding.
 
         Returns:
             The answer.

@@ -1,6 +1,8 @@
 """Motions of configurations of points: X -> X Q + t, and a X Q + t."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +12,7 @@ from manifoldid._linalg import column_signs, widened
 from manifoldid.groups._euclidean import safe_root
 from manifoldid.groups._isometric import IsometricGeometry, by_rows
 from manifoldid.groups._sphere import _angle_over_sine, _cosine_and_sinc, _squared_angle
-from manifoldid.groups._turning import Turning, TurningGeometry
+from manifoldid.groups._turning import Turning, TurningGeometry, row_weights, trace
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Check, Geometry, unchecked
 from manifoldid.groups.orthogonal import (
@@ -19,7 +21,6 @@ from manifoldid.groups.orthogonal import (
     principal_rotation,
     procrustes,
     rotation,
-    row_weights,
     spin,
     weighted_rows,
 )
@@ -181,19 +182,14 @@ class RigidMotionGeometry(TurningGeometry, IsometricGeometry):
         centred, velocity = self.group.centred(x, self.weights)[0], self.group.centred(u, self.weights)[0]
         return velocity - centred @ spin(centred, velocity, self.weights)
 
-    def matrices(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `TurningGeometry.matrices`."""
-        return x, row_weights(x, self.weights)
-
     def follow(self, x: Tensor, y: Tensor, check: Check = unchecked) -> Tensor:
-        """See `Geometry.follow`: y less the mean of y - x and c S, c the centred `x` (in its memory), S as for y - x."""
+        """See `Geometry.follow`: y less the mean of y - x and c S, c the centred `x`, S as for y - x."""
         turning = self.turning(x)
-        mean = _centre(x, turning)
-        turning.meet(y)
-        spin, shift = turning.spin(), turning.mean(y) - mean
-        check(spin)
-        check(shift)
-        return turning.subtract_product(y.sub_(shift), spin)
+        with _about_the_mean(turning, y) as mean:
+            spin, shift = turning.spin(), turning.mean(y)
+            check(spin.sum((-2, -1)) + shift.sum((-2, -1)))
+        turning.subtract_product(y, spin)
+        return y.add_(mean - shift)
 
     def components(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.components`: the norm of every row."""
@@ -243,27 +239,23 @@ class SimilarityGeometry(TurningGeometry):
         """See `Geometry.retract`: the geodesic."""
         return self.exp(x, u)
 
-    def matrices(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `TurningGeometry.matrices`."""
-        return x, row_weights(x, self.weights)
-
     def follow(self, x: Tensor, y: Tensor, check: Check = unchecked) -> Tensor:
-        """See `Geometry.follow`: `exp` of u = y less its mean and c (S + a), c the centred `x` (in its memory), a = <c, y> / <c, c>."""
+        """See `Geometry.follow`: `exp` of u = y less its mean and c (S + a), c the centred `x`, a = <c, y> / <c, c>."""
         turning = self.turning(x)
-        mean = _centre(x, turning)
-        turning.meet(y)
-        square = turning.trace(turning.square)
-        square = torch.where(square > 0, square, torch.ones_like(square))
-        one = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-        change, middle = turning.spin() + (1 + turning.trace(turning.product) / square) * one, turning.mean(y)
-        check(change)
-        check(middle)
-        turning.subtract_product(y.sub_(middle), change)
-        cosine, sinc = _cosine_and_sinc(turning.norm(y).square() / square)
-        y.mul_(sinc).add_(x.mul_(cosine))
+        with _about_the_mean(turning, y) as mean:
+            size = turning.norm(turning.x)  # as that of y below: a Gram matrix rounds otherwise, and sizes would drift
+            size = torch.where(size > 0, size, x.shape[-2] ** 0.5)
+            total = trace(turning.square)
+            along = 1 + trace(turning.product) / torch.where(total > 0, total, torch.ones_like(total))
+            change = turning.spin() + along * torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+            check(change.sum((-2, -1)) + (turning.norm(y) / size).square()[..., 0, 0])  # u is no longer than y
         y.sub_(turning.mean(y))
-        size = turning.norm(y)
-        return y.mul_(square.sqrt() / torch.where(size > 0, size, torch.ones_like(size))).add_(mean)
+        turning.subtract_product(y, change)
+        cosine, sinc = _cosine_and_sinc((turning.norm(y) / size).square())
+        y.mul_(sinc).add_(turning.x.mul_(cosine))
+        y.sub_(turning.mean(y))
+        reached = turning.norm(y)
+        return y.mul_(size / torch.where(reached > 0, reached, torch.ones_like(reached))).add_(mean)
 
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.exp`: mean + cos(th) c + sinc(th) u, put back to the mean and size of `x` against rounding."""
@@ -333,12 +325,25 @@ class SimilarityGeometry(TurningGeometry):
         return x @ procrustes(x, to, self.weights)[0]
 
 
-def _centre(x: Tensor, turning: Turning) -> Tensor:
-    """Subtracts the mean of the rows of `x`, in place and in two passes for float32; the mean (*batch, 1, k)."""
-    first = turning.mean(x)
-    rest = turning.mean(x.sub_(first))
-    x.sub_(rest)
-    return first + rest
+@contextmanager
+def _about_the_mean(turning: Turning, y: Tensor) -> Iterator[Tensor]:
+    """Moves the mean of the rows of x, in two passes for float32, to the origin, `y` with it, and takes note of the step.
+
+    Gram matrices of points far from the origin would have fewer digits. `y` goes back where it was when what is done here raises.
+
+    Yields:
+        The mean (*batch, 1, k).
+    """
+    first = turning.mean(turning.x)
+    rest = turning.mean(turning.x.sub_(first))
+    turning.x.sub_(rest)
+    mean = first + rest
+    turning.meet(y.sub_(mean))
+    try:
+        yield mean
+    except BaseException:
+        y.add_(mean)
+        raise
 
 
 def _is_spread(centred: Tensor, x: Tensor) -> Tensor:

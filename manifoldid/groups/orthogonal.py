@@ -7,10 +7,10 @@ from torch import Tensor
 
 from manifoldid._linalg import column_signs, lyapunov, polar, rank_tolerance, right_singular, rotation_log, skew
 from manifoldid.groups._isometric import IsometricGeometry, by_rows
-from manifoldid.groups._turning import TurningGeometry
+from manifoldid.groups._turning import TurningGeometry, row_weights
 from manifoldid.groups.base import Canonical, GaugeGroup
 from manifoldid.groups.geometry import Check, unchecked
-from manifoldid.points import Point, Weights, item_weights
+from manifoldid.points import Point, Weights
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,16 +83,13 @@ class OrthogonalGeometry(TurningGeometry, IsometricGeometry):
         """See `Geometry.horizontal`: u - x S with S skew, S P + P S = x'Wu - u'Wx, P = x'Wx."""
         return u - x @ spin(x, u, self.weights)
 
-    def matrices(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `TurningGeometry.matrices`."""
-        return x, row_weights(x, self.weights)
-
     def follow(self, x: Tensor, y: Tensor, check: Check = unchecked) -> Tensor:
         """See `Geometry.follow`: y - x S, S as for y - x."""
         turning = self.turning(x)
         turning.meet(y)
         check(spin := turning.spin())
-        return turning.subtract_product(y, spin)
+        turning.subtract_product(y, spin)
+        return y
 
     def components(self, x: Tensor, u: Tensor) -> Tensor:
         """See `Geometry.components`: the norm of every row, since rotations mix the entries of a row."""
@@ -132,15 +129,6 @@ def planes(x: Tensor) -> Tensor:
     one = torch.eye(size, dtype=x.dtype, device=x.device)
     upper = one[rows][:, :, None] * one[columns][:, None, :]
     return upper - upper.mT
-
-
-def row_weights(x: Tensor, weights: Weights) -> Tensor | None:
-    """Weights of the rows of `x` (*batch, n, r), of mean 1, (n, 1); None when they are equal."""
-    if weights is None:
-        return None
-    if isinstance(weights, dict):
-        raise ValueError(f"`weights` of a tensor point must be a tensor (n,), got a dict with {sorted(weights)}")
-    return item_weights(weights, x.shape[-2:-1], x)[:, None]
 
 
 def weighted_rows(x: Tensor, weights: Weights, power: float = 0.5) -> Tensor:

@@ -178,7 +178,9 @@ class PartsGeometry(Geometry):
         return self._inside_of(self.inside.retract, x, u)
 
     def follow(self, x: Point, y: Point, check: Check = unchecked) -> Point:
-        return self._inside_of(lambda a, b: self.inside.follow(a, b, check), x, y)
+        answer = self._inside_of(self.inside.follow, x, y)
+        check(answer)
+        return answer
 
     def stepping(self) -> "PartsGeometry":
         other = copy.copy(self)

@@ -296,6 +296,8 @@ class ProductGeometry(Geometry):
 
     def follow(self, x: Point, y: Point, check: Check = unchecked) -> Point:
         """See `Geometry.follow`."""
+        for values in self._free(y).values():
+            check(values)
         return self._each(y, lambda g, of: g.follow(part_of(x, of), part_of(y, of), check))
 
     def exp(self, x: Point, u: Point) -> Point:

@@ -16,13 +16,14 @@ from torch.optim import LBFGS, Optimizer
 
 from manifoldid.errors import DegeneratePointError, DetachedWarning, NotInvariantWarning, listed
 from manifoldid.groups.base import Canonical, GaugeGroup, checked
+from manifoldid.groups.geometry import Check
 from manifoldid.invariance import vertical_share
 from manifoldid.optim.chart import LogChart
 from manifoldid.optim.late import LateVerdicts
 from manifoldid.optim.member import Bucket, Member
 from manifoldid.optim.sparse import TAKE_SPARSE, SparseStep, is_sparse
 from manifoldid.optim.state import move_curvature, restart_curvature
-from manifoldid.points import Point, blocks_of, compute_point, map_blocks
+from manifoldid.points import Point, compute_point, map_blocks
 
 
 class Attachment:
@@ -182,8 +183,7 @@ class Attachment:
         self._charts = []
         skipped = getattr(optimizer, "found_inf", None)  # set by GradScaler while a fused step decides for itself
         for step in self._sparse:
-            for values in blocks_of(step.finish()).values():
-                self._check_finite(values, step.member.name)
+            step.finish(self._finite(step.member.name))
         for bucket in self.buckets:
             if bucket.moving:
                 self._settle(bucket, skipped)
@@ -232,7 +232,7 @@ class Attachment:
         """Makes the steps of curved points horizontal."""
         old, name = bucket.old, bucket.label()
         bucket.old = None
-        new = bucket.geometry.follow(old, bucket.stacked(), lambda values: self._check_finite(values, name))
+        new = bucket.geometry.follow(old, bucket.stacked(), self._finite(name))
         bucket.write(new)
         restart_curvature(self.optimizer)
 
@@ -259,6 +259,10 @@ class Attachment:
             raise ValueError(
                 f"{error}; the loss or its gradient was not finite, or the learning rate is too large"
             ) from None
+
+    def _finite(self, name: str) -> Check:
+        """Refuses values of the points `name` that are not finite; at once where nobody has to wait for that."""
+        return lambda values: self._check_finite(values, name)
 
     def _check_finite(self, values: Tensor, name: str) -> None:
         if values.device.type == "cpu" and cmath.isfinite(values.sum()):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from manifoldid._memory import Memory
 from manifoldid.distributed.dtensors import like, local_value
 from manifoldid.groups._in_place import pieces
 
@@ -19,8 +20,8 @@ class LogChart:
         self.parameters: list[Tensor] = []
         self._values: list[Tensor] = []
         self._grads: list[Tensor | None] = []
-        self._scratch: dict[str, Tensor] = {}
-        self._layout: tuple | None = None
+        self._memory = Memory()
+        self._strided: dict[str, Tensor] = {}
         self._inside: Tensor | None = None
 
     @torch.no_grad()
@@ -53,7 +54,7 @@ class LogChart:
     @torch.no_grad()
     def finish(self) -> None:
         """The end of a step: x exp(u), and the gradients that the user knows."""
-        start, logs = self._scratch["start"], self._scratch["logs"]
+        start, logs = self._buffer("start"), self._buffer("logs")
         if len(self._values) == 1:
             for value, log, piece in pieces(self._values[0], logs, start):
                 value.sub_(log).exp_().mul_(piece)
@@ -67,7 +68,7 @@ class LogChart:
 
     def _value(self, inside: Tensor) -> Tensor:
         """x where the optimiser is at `inside`, which is log x; in memory of its own."""
-        return torch.sub(inside, self._scratch["logs"], out=self._buffer("value")).exp_().mul_(self._scratch["start"])
+        return torch.sub(inside, self._buffer("logs"), out=self._buffer("value")).exp_().mul_(self._buffer("start"))
 
     def _hand_over_gradients(self, value: Tensor) -> None:
         self._grads = [p.grad for p in self.parameters]
@@ -99,13 +100,18 @@ class LogChart:
 
     def _buffer(self, slot: str) -> Tensor:
         one, count = self._values[0], len(self._values)
-        if self._layout != (layout := (count, one.shape, one.stride(), one.dtype, one.device)):
-            self._layout, self._scratch = layout, {}
-        if slot not in self._scratch:
+        if count > 1 or one.is_contiguous():
+            return self._memory.room(slot, tuple(one.shape) if count == 1 else (count, *one.shape), one)
+        # The strides of a single parameter stay, since fused kernels walk through its memory and its gradient's.
+        found = self._strided.get(slot)
+        if found is None or _layout(found) != _layout(one):
             with torch.inference_mode(False):  # a buffer made in inference mode could not be written outside of it
-                # The strides of a single parameter stay, since fused kernels walk through its memory and its gradient's.
-                self._scratch[slot] = torch.empty_like(one) if count == 1 else one.new_empty(count, *one.shape)
-        return self._scratch[slot]
+                found = self._strided[slot] = torch.empty_like(one)
+        return found
+
+
+def _layout(t: Tensor) -> tuple:
+    return t.shape, t.stride(), t.dtype, t.device
 
 
 def gradient_value(grad: Tensor) -> Tensor:

@@ -177,9 +177,15 @@ class Bucket:
             return
         if self.old is not None and members:
             kept = {id(member) for member in members}
-            rows = [k for k, member in enumerate(self.moving) if id(member) in kept]
-            self.old = map_blocks(lambda t: t[rows[0]] if len(rows) == 1 else t[rows], self.old)
+            rows = torch.tensor([k for k, member in enumerate(self.moving) if id(member) in kept])
+            old = {name: self._rows_of(t, rows, f"kept {name}") for name, t in blocks_of(self.old).items()}
+            self.old = members[0].as_point(old)
         self.moving, self.old = members, self.old if members else None
+
+    def _rows_of(self, stacked: Tensor, rows: Tensor, slot: str) -> Tensor:
+        room = self._memory.room(slot, (len(rows), *stacked.shape[1:]), stacked)
+        torch.index_select(stacked, 0, rows.to(stacked.device), out=room)
+        return room if len(rows) > 1 else room[0]
 
     def label(self) -> str:
         """What to call the moving members in messages."""
@@ -242,6 +248,7 @@ class Bucket:
                 torch._foreach_copy_(tensors, parts if block is room else list(block.unbind(0)))
             elif block is not self._lent.get(name):
                 tensors[0].copy_(block)
+        self._lent = {}  # a view would keep memory alive that its parameter has left
 
 
 def _plain(parameter: Tensor) -> Tensor:

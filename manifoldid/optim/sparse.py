@@ -14,6 +14,7 @@ from torch.optim import SGD, Adagrad, Optimizer, SparseAdam
 
 from manifoldid.groups._items import ItemGroup
 from manifoldid.groups.base import GaugeGroup
+from manifoldid.groups.geometry import Check
 from manifoldid.optim.member import Member
 from manifoldid.points import Point, Weights, blocks_of, cast_like, compute_point, first, map_blocks
 from manifoldid.sections import Section
@@ -59,25 +60,26 @@ class SparseStep:
     def _blocks(self) -> dict[str, Tensor]:
         return dict(blocks_of(self.member.point()))
 
-    def finish(self) -> Point:
+    def finish(self, check: Check) -> None:
         """Puts the touched rows where the gauge lets them go.
 
-        Returns:
-            Their new values.
+        Args:
+            check: Is handed the new values, before they are written; may raise.
         """
         group, now = self.section.group, self._now()
         if not all(len(rows) for rows in self.rows.values()):
-            return self.old
+            return
         if not group.flat:
             new = group.geometry(self.section.weights).follow(self.old, now)
         elif group.batch_ndim(now) > 0:
             new = self.section.canonical_form(now).point
         else:
             new = self._with_old_frame(group, now)
+        for values in blocks_of(new).values():
+            check(values)
         written = blocks_of(cast_like(new, self.member.point()))
         for name, t in self._blocks().items():
             t.index_copy_(0, self.rows[name], written[name])
-        return new
 
     def _with_old_frame(self, group: GaugeGroup, now: Point) -> Point:
         """The representative of `now` with the frame of the old rows; what has no frame (one item, say) stays where it was."""

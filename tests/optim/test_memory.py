@@ -1,5 +1,7 @@
 """What a step attached to a group of ours asks of the allocator: nothing of the size of a point, once its scratch memory is there."""
 
+import gc
+
 import pytest
 import torch
 from cases import randn
@@ -102,6 +104,48 @@ def test_a_step_of_parameters_that_are_not_contiguous_asks_for_none_either(case,
     optimizer = made(case, count, layout=lambda t: t.mT.contiguous().mT)
     assert not any(p.is_contiguous() for p in optimizer.param_groups[0]["params"])
     assert largest_request(optimizer.step) < SIZE
+
+
+@pytest.mark.filterwarnings("ignore::manifoldid.NotInvariantWarning")
+@pytest.mark.parametrize("with_weights", [False, True], ids=["", "weights"])
+@pytest.mark.parametrize(
+    "case", ["Affine, blocks", "LocationScale", "Rescaling", "GeneralLinear", "Similarity", "Phase"]
+)
+def test_members_that_come_and_go_ask_for_none_either(case, with_weights):
+    optimizer = made(case, 3, with_weights=with_weights)
+    first = optimizer.param_groups[0]["params"][: len(CASES[case][1])]
+    grads = [p.grad for p in first]
+    requests = []
+    for step in range(6):
+        for p, grad in zip(first, grads, strict=True):
+            p.grad = grad if step % 2 else None
+        requests.append(largest_request(optimizer.step))
+    assert max(requests[2:]) < SIZE
+
+
+@pytest.mark.filterwarnings("ignore::manifoldid.NotInvariantWarning")
+def test_a_closure_after_which_some_do_not_move_asks_for_none():
+    optimizer = made("Orthogonal", 3)
+    *_, last = optimizer.param_groups[0]["params"]
+
+    def closure():
+        last.grad = None
+        return torch.zeros(())
+
+    optimizer.step(closure)
+    assert largest_request(lambda: optimizer.step(closure)) < SIZE
+
+
+@pytest.mark.filterwarnings("ignore::manifoldid.NotInvariantWarning")
+@pytest.mark.parametrize("case", ["Affine", "Orthogonal"])
+def test_memory_that_a_parameter_has_left_is_not_held(case):
+    optimizer = made(case)
+    (p,) = optimizer.param_groups[0]["params"]
+    optimizer.step()
+    address = p.data_ptr()
+    p.data = p.data.half()  # or to another device, as when a model is put aside
+    tensors = [t for t in gc.get_objects() if type(t) in (torch.Tensor, nn.Parameter)]
+    assert all(t.untyped_storage().data_ptr() != address for t in tensors)
 
 
 @pytest.mark.filterwarnings("ignore::manifoldid.NotInvariantWarning")

@@ -85,7 +85,7 @@ def test_memory_is_kept_and_what_does_not_move_keeps_every_bit(count):
         assert all(p.grad is g for p, g in zip((p for x in everything for p in x.values()), gradients, strict=True))
         (bucket,) = optimizer.manifoldid_attachment.buckets
         memory = {
-            (name, slot): t.data_ptr() for name, chart in bucket._charts.items() for slot, t in chart._scratch.items()
+            (name, kind): t.data_ptr() for name, c in bucket._charts.items() for kind, t in c._memory._buffers.items()
         }
         assert len(memory) >= 2
         assert kept in (None, memory)
