@@ -59,7 +59,7 @@ class ThinMatrices:
         for k, block in enumerate(others):
             torch.add(out if k else first, block, out=out)
 
-    def add_product_(self, y: Tensor, m: Tensor, alpha: float = 1) -> None:
+    def add_product_(self, y: Tensor, m: Tensor, alpha: float = 1.0) -> None:
         """Adds alpha a m to `y` (*batch, n, r), in place, for m (*batch, r, r)."""
         m = m.reshape(-1, self._size, self._size)
         if self._turned and y.mT.is_contiguous():

@@ -42,7 +42,7 @@ class Turning:
 
     def subtract_product(self, y: Tensor, m: Tensor) -> None:
         """Subtracts x m from `y`, in place, for m (*batch, r, r)."""
-        self._thin.add_product_(y, m, alpha=-1)
+        self._thin.add_product_(y, m, alpha=-1.0)
 
     def mean(self, y: Tensor) -> Tensor:
         """The weighted mean of the rows (*batch, 1, r)."""

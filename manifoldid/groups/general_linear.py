@@ -335,7 +335,7 @@ class GeneralLinearGeometry(Geometry):
         mixing = pairs.mixing(self._solve or Sylvester())
         check(mixing)  # what is not finite in a factor makes a column of L so
         first, second = pairs.factors
-        first.add_product_(ends[0], mixing, alpha=-1)
+        first.add_product_(ends[0], mixing, alpha=-1.0)
         second.add_product_(ends[1], mixing.mT)
         return y
 

@@ -165,7 +165,7 @@ def test_an_attached_step_keeps_the_difference_of_the_gram_matrices(start):
 @pytest.mark.parametrize("shape", [(5, 12, 8), (12, 8), (2, 3, 8, 4), (5, 7, 8), (3, 12, 1), (3, 4, 20), (0, 4, 8)])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("alpha", [1, -1])
+@pytest.mark.parametrize("alpha", [1.0, -1.0])
 def test_products_of_thin_matrices_are_those_of_matmul_whatever_their_layout(shape, transposed, weighted, alpha):
     a, b = (randn(*shape, seed=k).mT.contiguous().mT if transposed else randn(*shape, seed=k) for k in (1, 2))
     m, y = randn(*shape[:-2], shape[-1], shape[-1], seed=3), b.clone()
