@@ -7,6 +7,8 @@ from torch import Tensor
 
 from manifoldid.points import Point, map_blocks
 
+MOST_IN_SYSTEM = 16  # columns, whose equations take 256^2 numbers as one linear system
+
 
 def pushforward(function: Callable[..., Point], at: Point, velocity: Point) -> Point:
     """The derivative of `function` at `at` along `velocity`, by reverse over reverse.
@@ -91,6 +93,22 @@ def polar(m: Tensor) -> Tensor:
 def lyapunov(p: Tensor, c: Tensor) -> Tensor:
     """The solution of p X + X p = c for symmetric p >= 0 (*batch, r, r); of least norm where there are many."""
     return _Lyapunov.apply(p, c)
+
+
+def sylvester_by_system(p: Tensor, q: Tensor, c: Tensor) -> Tensor:
+    """The solution of p X + X q = c for symmetric p, q >= 0, all (*batch, r, r), from one linear system of r^2 numbers.
+
+    For accelerators and small r: torch looks at the eigenvectors that `lyapunov` takes, and the host has to wait. Directions of which
+    both matrices see nothing but rounding get what rounding makes of them, in size that of c by the rounding; p and q do not see it.
+    """
+    size = c.shape[-1]
+    one = torch.eye(size, dtype=c.dtype, device=c.device)
+    matrix = p[..., :, None, :, None] * one[:, None, :] + one[:, None, :, None] * q.mT[..., None, :, None, :]
+    matrix = matrix.flatten(-4, -3).flatten(-2, -1)
+    kind = torch.finfo(c.dtype)
+    level = (p.diagonal(dim1=-2, dim2=-1) + q.diagonal(dim1=-2, dim2=-1)).sum(-1) * (size * kind.eps) + kind.tiny
+    matrix = matrix + level[..., None, None] * torch.eye(size * size, dtype=c.dtype, device=c.device)
+    return torch.linalg.solve_ex(matrix, c.flatten(-2)[..., None]).result[..., 0].unflatten(-1, (size, size))
 
 
 def balanced_frame(a: Tensor, b: Tensor) -> Tensor:

@@ -8,7 +8,16 @@ from cases import randn
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from manifoldid._linalg import balanced_frame, column_signs, lyapunov, polar, right_singular, rotation_log, skew
+from manifoldid._linalg import (
+    balanced_frame,
+    column_signs,
+    lyapunov,
+    polar,
+    right_singular,
+    rotation_log,
+    skew,
+    sylvester_by_system,
+)
 
 
 def symmetric(x):
@@ -124,3 +133,34 @@ def test_ties_of_the_largest_modulus_do_not_depend_on_rounding():
     x = torch.tensor([[1.0], [-1.0]]).double()
     for change in (0.0, 1e-15, -1e-15):
         assert column_signs(x + torch.tensor([[0.0], [change]])).item() == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [(), (5,), (2, 3)], ids=str)
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_sylvester_equations_are_solved_as_one_system(size, batch, dtype):
+    a, b, c = (randn(*batch, size + 5, size, seed=k).to(dtype) for k in range(3))
+    p, q, c = a.mT @ a, b.mT @ b, c[..., :size, :]
+    x = sylvester_by_system(p, q, c)
+    # Backward stable: the residual is rounding of the products, and of what is added on the diagonal.
+    scale = (p.norm(dim=(-2, -1)) + q.norm(dim=(-2, -1))) * x.norm(dim=(-2, -1))
+    residual = (p @ x + x @ q - c).norm(dim=(-2, -1))
+    assert (residual <= 8 * size * torch.finfo(dtype).eps * scale).all()
+    skew = c - c.mT
+    torch.testing.assert_close(
+        sylvester_by_system(p, p, skew), lyapunov(p, skew), rtol=0, atol=1e4 * torch.finfo(dtype).eps
+    )
+
+
+def test_a_system_of_singular_matrices_gives_what_the_matrices_see():
+    """A factor that is zero, as LoRA starts; rotations that leave a point alone."""
+    a, c = randn(9, 4), randn(4, 4, seed=1)
+    p = a.mT @ a
+    zero = torch.zeros_like(p)
+    torch.testing.assert_close(sylvester_by_system(p, zero, c), torch.linalg.solve(p, c), rtol=1e-12, atol=1e-12)
+    assert not sylvester_by_system(zero, zero, zero).any()
+    a[:, 2:] = 0
+    p, change = a.mT @ a, a.mT @ randn(9, 4, seed=2)
+    change = change - change.mT
+    torch.testing.assert_close(a @ sylvester_by_system(p, p, change), a @ lyapunov(p, change), rtol=1e-10, atol=1e-10)
+    assert sylvester_by_system(p, p, torch.full_like(p, float("nan"))).isnan().all()

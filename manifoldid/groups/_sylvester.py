@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from manifoldid._linalg import MOST_IN_SYSTEM, sylvester_by_system
+
 _MOST_SWEEPS = 6  # more take as long as new eigenvectors
 _FEWEST_ENTRIES = 1 << 11  # of S and T together; below, eigenvectors take no longer than the calls that spare them
 
@@ -49,6 +51,8 @@ class Sylvester:
             X (*batch, r, r); not finite where the matrices are not.
         """
         size, count = right.shape[-1], right.shape[:-2].numel()
+        if right.device.type != "cpu" and size <= MOST_IN_SYSTEM:
+            return sylvester_by_system(squares[0], squares[1], right)
         gram, flat = squares.reshape(2 * count, size, size), right.reshape(count, size, size)
         solution = self._by_sweeps(gram, flat)
         if solution is None:

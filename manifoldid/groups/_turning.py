@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from manifoldid._linalg import lyapunov
+from manifoldid._linalg import MOST_IN_SYSTEM, lyapunov, sylvester_by_system
 from manifoldid._memory import Kept, Memory
 from manifoldid.groups._thin import ThinMatrices
 from manifoldid.groups.geometry import Geometry
@@ -35,10 +35,12 @@ class Turning:
     def spin(self) -> Tensor:
         """S (*batch, r, r), skew, for which x S is the component of y - x along rotations: S x'Wx + x'Wx S = x'Wy - y'Wx."""
         change = self.product - self.product.mT
-        if change.shape[-1] != 2:
-            return lyapunov(self.square, change)
-        total = trace(self.square)
-        return change / torch.where(total > 0, total, torch.ones_like(total))
+        if change.shape[-1] == 2:
+            total = trace(self.square)
+            return change / torch.where(total > 0, total, torch.ones_like(total))
+        if change.device.type != "cpu" and change.shape[-1] <= MOST_IN_SYSTEM:
+            return sylvester_by_system(self.square, self.square, change)
+        return lyapunov(self.square, change)
 
     def subtract_product(self, y: Tensor, m: Tensor) -> None:
         """Subtracts x m from `y`, in place, for m (*batch, r, r)."""

@@ -13,15 +13,6 @@ import manifoldid as mid
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
 DEVICES = ["cpu", CUDA]
-DECOMPOSED = {
-    "orthogonal",
-    "orthogonal, weights",
-    "general linear",
-    "the layout of peft",
-    "rigid motion",
-    "similarity",
-    "product",
-}
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 
@@ -76,7 +67,7 @@ def test_steps_are_those_of_the_cpu(name, count, device):
 
 
 @pytest.mark.parametrize("device", [CUDA])
-@pytest.mark.parametrize("name", [name for name in CASES if name not in DECOMPOSED])
+@pytest.mark.parametrize("name", CASES)
 def test_no_step_but_the_first_waits(name, device):
     optimizer = attached(name, members(name, 3, device, torch.float32))
     parameters = optimizer.param_groups[0]["params"]

@@ -8,6 +8,8 @@ from cases import randn
 from torch import nn
 
 import manifoldid as mid
+from manifoldid._linalg import sylvester_by_system
+from manifoldid.groups._sylvester import Sylvester
 
 COUNT, STEPS = 20, 8
 LAYOUTS = {
@@ -103,6 +105,17 @@ def test_every_step_keeps_the_balance_that_attach_made_to_first_order(layout):
         squares = [[t.mT @ t for t in group.factors_of({n: p.detach() for n, p in x.items()})] for x in points]
         found.append(max(float((a - b).abs().max()) for a, b in squares))
     assert found[0] < 1e-4 * found[1]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_steps_are_the_same_where_nobody_may_wait_for_eigenvectors(layout, monkeypatch):
+    """As on accelerators: Sylvester's equations as linear systems."""
+    group, points = pairs(layout, count=3)
+    path = run(group, points, adam, True)
+    monkeypatch.setattr(Sylvester, "__call__", lambda self, squares, right: sylvester_by_system(*squares, right))
+    other = run(group, pairs(layout, count=3)[1], adam, True)
+    for x, y in zip(path[-1], other[-1], strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
 
 
 def test_what_is_not_finite_is_named_before_anything_is_written():
