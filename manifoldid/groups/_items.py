@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from manifoldid.groups.base import GaugeGroup, code_of
-from manifoldid.points import Point, Shards, Weights, concrete, first, is_dict, item_weights
+from manifoldid.points import Point, Shards, Weights, concrete, first, is_dict, is_wrapped, item_weights
 
 
 class Partition:
@@ -127,6 +128,10 @@ class Measure:
         if self.index is None:
             return self._across(x.sum(-1, keepdim=True))
         wide = x.to(self.sum_dtype(x))
+        if self.lengths is not None and x.shape[:-1].numel() == 1 and _is_plain(wide):
+            # Items of a block that follow each other: less than half the time of sums at an index, each of which waits for the last.
+            sums = torch.segment_reduce(wide.flatten(), "sum", lengths=self.lengths, unsafe=True, initial=0)
+            return self._across(sums.view(*x.shape[:-1], self.count)).to(x.dtype)
         return self._across(wide.new_zeros(*x.shape[:-1], self.count).index_add(-1, self.index, wide)).to(x.dtype)
 
     def sum_dtype(self, x: Tensor) -> torch.dtype:
@@ -202,6 +207,13 @@ class Measure:
         square = self.mean_over_all(relative) if together else self.mean(relative)
         safe = torch.where(square > 0, square, torch.ones_like(square))
         return torch.where(square > 0, scale * safe.sqrt(), torch.zeros_like(safe))
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether `x` is double precision on a CPU, without derivatives and outside of transforms."""
+    if x.device.type != "cpu" or x.dtype != torch.float64 or x.requires_grad or is_wrapped(x):
+        return False
+    return forward_ad.unpack_dual(x).tangent is None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from cases import randn
+from torch.autograd import forward_ad
 
 import manifoldid as mid
 from manifoldid.groups import _in_place, _passes
@@ -311,3 +312,14 @@ def test_weights_and_labels_are_looked_at_once_however_many_rows_there_are(monke
     monkeypatch.delattr(_passes.Measure, "__init__")
     for x, point in zip(points[1:], wanted[1:], strict=True):
         torch.testing.assert_close(settle(x).point, point)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_blocks_in_order_have_forward_derivatives(dtype):
+    section = mid.Section(mid.Affine(torch.tensor([0, 0, 1, 1, 1, 2, 2])))
+    x, v = randn(7).to(dtype), randn(7, seed=1).to(dtype)
+    with forward_ad.dual_level():
+        value, derivative = forward_ad.unpack_dual(section(forward_ad.make_dual(x, v)))
+    _, wanted = torch.func.jvp(section, (x,), (v,))
+    torch.testing.assert_close(value, section(x))
+    torch.testing.assert_close(derivative, wanted)

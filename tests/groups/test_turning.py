@@ -131,9 +131,9 @@ def test_many_steps_without_a_gradient_do_not_add_their_rounding_up(group, offse
     start = p.detach().double()
     for _ in range(100):
         optimizer.step()
-    # One rounding of the numbers of a point, and as much again for a hundred steps that round at random.
-    rounding = 2 * torch.finfo(torch.float32).eps * float(start.abs().max())
-    assert float((p.detach() - start).abs().max()) <= rounding * (1 + 10 * (offset == 0))
+    # A hundred steps that round the numbers of a point at random.
+    rounding = torch.finfo(torch.float32).eps * float(start.abs().max())
+    assert float((p.detach() - start).abs().max()) <= 2 * 100**0.5 * rounding
     sizes = [float((t - t.mean(0)).square().mean()) for t in (start, p.detach().double())]
     assert abs(sizes[1] / sizes[0] - 1) < 1e-6
 
