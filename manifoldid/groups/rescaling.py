@@ -461,9 +461,9 @@ class RescalingGeometry(Geometry):
 
 
 def _norm(rows: Tensor) -> Tensor:
-    """Norm over the last dimension, with derivative 0 at 0; (*batch, K, m) -> (*batch, K)."""
+    """Norm over the last dimension, with derivative 0 at 0, nan where an entry is; (*batch, K, m) -> (*batch, K)."""
     largest = rows.detach().abs().amax(-1, keepdim=True)
-    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+    scale = torch.where(largest == 0, torch.ones_like(largest), largest)  # nan stays: `safe_root` takes it for 0
     return scale[..., 0] * safe_root((rows / scale).square().sum(-1))
 
 

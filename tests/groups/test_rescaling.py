@@ -238,3 +238,20 @@ def test_as_many_networks_as_there_are_units_are_not_taken_for_one(group, shapes
     optimizer.step()
     for x, start in zip(points, before, strict=True):
         torch.testing.assert_close({n: p.detach() for n, p in x.items()}, start)
+
+
+@pytest.mark.filterwarnings("ignore::manifoldid.NotInvariantWarning")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_weights_that_are_not_finite_are_no_dead_units(everywhere, bad):
+    points = {n: torch.nn.Parameter(t.clone()) for n, t in POINT.items()}
+    optimizer = torch.optim.Adam(points.values())
+    mid.attach(optimizer, GROUP, points)
+    for p in points.values():
+        p.grad = torch.full_like(p, bad) if everywhere else torch.ones_like(p)
+    points["w"].grad[1, 2] = bad
+    with pytest.raises(ValueError, match="must be finite"):
+        optimizer.step()
+    broken = {**POINT, "w": POINT["w"].index_fill(0, torch.tensor([1]), bad)}
+    with pytest.raises(ValueError, match="must be finite"):
+        mid.Section(GROUP)(broken)
